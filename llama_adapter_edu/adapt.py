@@ -1,0 +1,208 @@
+"""Adaption prompts in a transformers model: add, swap, switch off, count.
+
+Where they attach is in `attention_interface.py`; what they compute is in `adaption_prompt.py`.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.adaption_prompt import GATE_ACTIVATIONS, AdaptionPrompt
+from llama_adapter_edu.attention_interface import AdapterState, attention_layers, switch_attention
+
+GATES = ("per_head", "per_layer")
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class AdaptionPromptConfig:
+    """Settings of one adapter. `adapter_len` and `adapter_layers` are PEFT's names.
+
+    Args:
+        adapter_len: number of prompts per layer (K in the paper).
+        adapter_layers: how many of the topmost layers get prompts (L in the paper).
+        gate: "per_head" as in the paper, or one gate "per_layer" as in PEFT.
+        gate_activation: "tanh" as in the authors' training code, or "identity" as in eq. 7.
+        init_std: standard deviation of the prompts' normal start.
+
+    Raises:
+        ValueError: a setting is out of range; the message says which and what is allowed.
+    """
+
+    adapter_len: int = 10
+    adapter_layers: int = 30
+    gate: str = "per_head"
+    gate_activation: str = "tanh"
+    init_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("adapter_len", "adapter_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        choices = {"gate": GATES, "gate_activation": tuple(GATE_ACTIVATIONS)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if not isinstance(self.init_std, (int, float)) or not 0 < self.init_std < math.inf:
+            raise ValueError(
+                f"init_std must be a finite number above 0, got {self.init_std!r}. "
+                "Prompts of zero behind a gate of zero would never get a gradient."
+            )
+
+
+def add_adaption_prompts(
+    model: PreTrainedModel,
+    config: AdaptionPromptConfig | None = None,
+    adapter_name: str = "default",
+) -> PreTrainedModel:
+    """Give the topmost `adapter_layers` layers gated prompts, in place, and freeze the base model.
+
+    The new adapter is made the active one, the only one that trains. Its gates are zero, so the
+    model computes exactly what it did before.
+
+    Args:
+        model: a transformers decoder whose layers hold `self_attn` and use the attention interface.
+        config: the adapter's settings; the defaults of `AdaptionPromptConfig` if None.
+        adapter_name: letters, digits, "-" and "_".
+
+    Returns:
+        the same model.
+
+    Raises:
+        ValueError: the name is taken or malformed, the model has too few layers, or its attention
+            cannot be adapted. The model is left as it was.
+    """
+    config = config or AdaptionPromptConfig()
+    layers = attention_layers(model)
+    check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
+
+    if not hasattr(model, "adapter_state"):
+        switch_attention(model)
+        model.requires_grad_(False)
+        model.adapter_state = AdapterState()
+        for attention in layers:
+            attention.adapter_state, attention.adaption_prompts = (
+                model.adapter_state,
+                nn.ModuleDict(),
+            )
+    for attention in layers[len(layers) - config.adapter_layers :]:
+        attention.adaption_prompts[adapter_name] = AdaptionPrompt(
+            config.adapter_len,
+            attention.config.hidden_size,
+            attention.config.num_attention_heads,
+            gate=config.gate,
+            gate_activation=config.gate_activation,
+            init_std=config.init_std,
+            device=next(attention.parameters()).device,
+        )
+    model.adapter_state.configs[adapter_name] = config
+    set_adapter(model, adapter_name)
+    return model
+
+
+def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_layers: int) -> None:
+    """Raise ValueError if the model cannot take this adapter under this name."""
+    if not ADAPTER_NAME.fullmatch(name):
+        raise ValueError(f"adapter_name may hold letters, digits, '-' and '_', got {name!r}.")
+    if name in taken:
+        raise ValueError(
+            f"the model already has an adapter named {name!r}: {taken[name]}. Choose another "
+            "adapter_name, or take the old one out first with remove_adapter(model, name)."
+        )
+    if config.adapter_layers > n_layers:
+        raise ValueError(
+            f"adapter_layers={config.adapter_layers}, but the model has {n_layers} layers. "
+            f"Choose 1 to {n_layers}."
+        )
+
+
+def adapter_configs(model: nn.Module) -> dict[str, AdaptionPromptConfig]:
+    """The model's adapters by name, with their settings; empty if it has none."""
+    return dict(model.adapter_state.configs) if hasattr(model, "adapter_state") else {}
+
+
+def adapter_prompts(model: PreTrainedModel, adapter_name: str) -> dict[int, AdaptionPrompt]:
+    """The adapter's prompts by layer number, 0 at the bottom.
+
+    Raises:
+        ValueError: the model has no adapter of that name.
+    """
+    configs = adapter_configs(model)
+    if adapter_name not in configs:
+        raise ValueError(f"no adapter named {adapter_name!r}; the model has {sorted(configs)}.")
+    return {
+        number: attention.adaption_prompts[adapter_name]
+        for number, attention in enumerate(attention_layers(model))
+        if adapter_name in attention.adaption_prompts
+    }
+
+
+def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
+    """Make one adapter the active one, and the only one that trains. No weight is moved.
+
+    Raises:
+        ValueError: the model has no adapter of that name.
+    """
+    adapter_prompts(model, adapter_name)
+    model.adapter_state.active = adapter_name
+    for name in adapter_configs(model):
+        for prompt in adapter_prompts(model, name).values():
+            prompt.requires_grad_(name == adapter_name)
+
+
+@contextmanager
+def disable_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the `with` block the model is the base model again, bit for bit."""
+    state = getattr(model, "adapter_state", AdapterState())
+    active, state.active = state.active, None
+    try:
+        yield
+    finally:
+        state.active = active
+
+
+def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
+    """Take an adapter out. The base stays frozen; if the adapter was active, none is then.
+
+    Raises:
+        ValueError: the model has no adapter of that name.
+    """
+    adapter_prompts(model, adapter_name)
+    for attention in attention_layers(model):
+        if adapter_name in attention.adaption_prompts:
+            del attention.adaption_prompts[adapter_name]
+    del model.adapter_state.configs[adapter_name]
+    if model.adapter_state.active == adapter_name:
+        model.adapter_state.active = None
+
+
+def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
+    """How far the active adapter's gates are open, a row per adapted layer (l), 0 is closed.
+
+    A copy on the CPU; no rows if no adapter is active.
+    """
+    state = getattr(model, "adapter_state", AdapterState())
+    if state.active is None:
+        return torch.zeros(0, 0)
+    prompts = adapter_prompts(model, state.active).values()
+    return torch.stack([prompt.gate_opening.detach().cpu() for prompt in prompts])
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many numbers train, and how many there are in all (shared weights count once)."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+
+
+def parameter_report(model: nn.Module) -> str:
+    """One line: what trains, of how much."""
+    trainable, total = count_parameters(model)
+    return f"{trainable:,} of {total:,} parameters train ({trainable / total:.3%})"

@@ -1,0 +1,94 @@
+"""The table of exercises as text for a terminal, as Markdown and as HTML."""
+
+import html
+import textwrap
+from itertools import chain
+from pathlib import Path
+
+from llama_adapter_edu.progress import MARKS, Row, total
+
+Lessons = dict[str, list[Row]]
+COLUMNS = ("exercise", "name", "status", "reason")
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Progress</title>
+<style>
+body {{ font-family: sans-serif; color-scheme: light dark; margin: 2em; }}
+th, td {{ text-align: left; vertical-align: top; padding: 0.2em 1em 0.2em 0; }}
+</style>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def as_text(lessons: Lessons, width: int) -> str:
+    """Rows wrapped to the terminal's width, totals of each notebook and of all."""
+    every = list(chain.from_iterable(lessons.values()))
+    keys, names = (max(len(getattr(row, a)) for row in every) for a in ("key", "name"))
+    lines = []
+    for notebook, rows in lessons.items():
+        lines.append(notebook)
+        for row in rows:
+            head = f"  {row.key:<{keys}}  {row.name:<{names}}  {_status(row):<15}  "
+            indent = " " * min(len(head), width // 3)
+            text = textwrap.fill(head + row.reason, width, subsequent_indent=indent)
+            lines += [text.rstrip(), *(f"{indent}at  {line}" for line in row.lines)]
+        lines += [f"  {total(rows)}", ""]
+    if len(lessons) > 1:
+        lines.append(f"all {len(lessons)} notebooks: {total(every)}")
+    return "\n".join(lines).rstrip()
+
+
+def as_markdown(lessons: Lessons) -> str:
+    lines = ["# Progress", ""]
+    for notebook, rows in lessons.items():
+        lines += [f"## {notebook}", "", f"{total(rows)}.", ""]
+        lines += [_markdown_row(COLUMNS), _markdown_row(["---"] * len(COLUMNS))]
+        lines += [_markdown_row(_cells(row)) for row in rows]
+        lines.append("")
+    return "\n".join([*lines, f"All notebooks: {_grand_total(lessons)}.", ""])
+
+
+def _markdown_row(cells) -> str:
+    safe = (html.escape(cell, quote=False).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(safe)} |"
+
+
+def as_html(lessons: Lessons) -> str:
+    body = ["<h1>Progress</h1>"]
+    for notebook, rows in lessons.items():
+        body += [f"<h2>{html.escape(notebook)}</h2>", f"<p>{total(rows)}.</p>", "<table>"]
+        body.append(_html_row('th scope="col"', "th", COLUMNS))
+        body += [_html_row("td", "td", _cells(row)) for row in rows]
+        body.append("</table>")
+    body.append(f"<p>All notebooks: {_grand_total(lessons)}.</p>")
+    return PAGE.format(body="\n".join(body))
+
+
+def _html_row(opening: str, closing: str, cells) -> str:
+    return f"<tr>{''.join(f'<{opening}>{html.escape(cell)}</{closing}>' for cell in cells)}</tr>"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return row.key, row.name, _status(row), " ".join(row.reason.split())
+
+
+def _status(row: Row) -> str:
+    return f"{MARKS[row.status]} {row.status}"
+
+
+def _grand_total(lessons: Lessons) -> str:
+    return total(list(chain.from_iterable(lessons.values())))
+
+
+WRITERS = {".md": as_markdown, ".html": as_html}
+
+
+def write(lessons: Lessons, target: Path) -> None:
+    """Write the table as Markdown or HTML, by the file's suffix."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(WRITERS[target.suffix](lessons), encoding="utf-8")

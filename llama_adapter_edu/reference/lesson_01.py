@@ -1,0 +1,24 @@
+"""Solutions of lesson 01: what a failed check falls back to.
+
+Generated from solutions/01_shapes.py by tools/build.py; edit that file, not this one.
+"""
+# ruff: noqa
+# fmt: off
+
+EXERCISES = {'1.1': 'split_heads', '1.2': 'merge_heads', '1.3': 'repeat_kv_heads', '1.4': 'attention_scores', '1.5': 'lonely_axes', '1.6': 'causal_softmax'}
+
+from llama_adapter_edu.attention import split_heads
+from llama_adapter_edu.attention import merge_heads
+from llama_adapter_edu.attention import repeat_kv_heads
+from llama_adapter_edu.attention import attention_scores
+from llama_adapter_edu.attention import causal_softmax
+
+
+def lonely_axes(pattern: str) -> list[str]:
+    """The axes of an einsum pattern that are summed on their own, sorted: nearly always a typo.
+
+    "s d, t dd -> s t" gives ["d", "dd"]; "s d, t d -> s t" gives [].
+    """
+    inputs, output = pattern.split("->")
+    names = inputs.replace(",", " ").split()
+    return sorted(name for name in names if names.count(name) == 1 and name not in output.split())

@@ -1,0 +1,345 @@
+# %% [markdown]
+# # Lesson 00: Start here
+#
+# *15 minutes*
+#
+# At the end you have
+#
+# * seen a real Llama fail at a small task that it will master in lesson 10,
+# * the idea of LLaMA-Adapter in one picture,
+# * solved and checked your first exercise.
+#
+# You need PyTorch and a rough idea of what a transformer is. No GPU, and no network after the first
+# download.
+
+# %% tags=["nbval-ignore-output"]
+import torch
+
+from llama_adapter_edu import load_llama
+from llama_adapter_edu.checking import assert_close, check
+from llama_adapter_edu.data import home_commands
+from llama_adapter_edu.evaluate import exact_match, generate_answers
+
+model, tokenizer = load_llama()
+
+# %% [markdown]
+# ## A Llama at home
+#
+# `model` is SmolLM2-135M-Instruct, a small Llama with real, trained weights. The first run
+# downloads it (98 MB).
+#
+# Let us ask it something. It always takes the likeliest next token, so the answer is the same each
+# time. We cut it off after 24 tokens.
+
+
+# %%
+def ask(*texts: str) -> list[str]:
+    """The model's answer to each text, on one line."""
+    rows = [{"instruction": text, "input": ""} for text in texts]
+    answers = generate_answers(model, tokenizer, rows, max_new_tokens=24)
+    return [" ".join(answer.split()) for answer in answers]
+
+
+print(ask("What is the capital of France?"))
+
+# %% [markdown]
+# Good. Now a task for a smart home. The model gets a command and should answer with JSON that a
+# machine can read.
+
+# %%
+commands = home_commands("test", 3)
+
+
+def show_answers(prompt: str) -> None:
+    """Each command, what we want to read, what the model says; then the share of equal ones."""
+    answers = ask(*(prompt.format(command["instruction"]) for command in commands))
+    for command, answer in zip(commands, answers, strict=True):
+        print(f"command  {command['instruction']}")
+        print(f"expected {command['output']}")
+        print(f"answer   {answer}\n")
+    print(f"exact match: {exact_match(answers, commands['output']):.0%}")
+
+
+show_answers("{}")
+
+# %% [markdown]
+# It fails, but that was not fair: nobody told it what we want. So we tell it, with two solved
+# examples in the prompt.
+
+# %%
+show_answers(
+    """Turn the command into JSON.
+Command: Set the lights in the old kitchen to 40%
+JSON: {{"room": "old kitchen", "device": "lights", "brightness": 40}}
+Command: Open the blinds of the big attic
+JSON: {{"room": "big attic", "device": "blinds", "position": "open"}}
+Command: {}
+JSON:"""
+)
+
+# %% [markdown]
+# Now it writes JSON, but not ours. The words in front of the command did change the answer. We only
+# do not know the right words.
+#
+# So why words? What the model reads of a word is a row of 576 numbers. Let us put rows of free
+# numbers in front, and let gradient descent find them. Such rows are called **soft prompts**. The
+# Llama stays as it is.
+#
+# ## The idea in one picture
+#
+# LLaMA-Adapter (Zhang et al., 2023, arXiv 2303.16199) puts them into the attention of the upper
+# layers. This is their Figure 2, in our own drawing.
+#
+# ![Left: a Llama with N layers. All its layers are frozen, marked by a snowflake. Each of the upper
+# L layers gets K prompts of its own, which are learnt, marked by a flame. Right: inside the
+# attention of one upper layer, the word that asks looks at the words, with a softmax over words,
+# and at the prompts, with a second softmax over prompts. The result from the prompts is multiplied
+# by a learnt gate, one a head, 0 at the start. Then both are added and go through the frozen output
+# layer.](figures/00_llama_adapter.svg)
+#
+# Two things to see:
+#
+# * **Two softmaxes.** What the word reads from the prompts cannot take weight away from the other
+#   words.
+# * **A gate.** What comes from the prompts is multiplied by a number that starts at 0. So the
+#   adapted Llama starts as exactly the Llama it was, and opens the gates as it learns.
+#
+# ## How small is it?
+#
+# In this picture only two things are learnt: prompts and gates. Say an adapter of our Llama has 10
+# prompts a layer, in all of its 30 layers. A prompt is a row of 576 numbers, and each of the 9
+# heads has a gate.
+
+# %%
+one_layer = 10 * 576 + 9
+print(f"{one_layer:,} numbers in a layer, {30 * one_layer:,} in all layers")
+
+# %% [markdown]
+# You will write this down for any Llama. It is your first exercise.
+#
+# ## How the course works
+#
+# Run the cells from top to bottom. An exercise is three cells:
+#
+# 1. The **card**: what to do, and three hints. Click on a hint to open it; the first one says
+#    least.
+# 2. The **exercise**: replace `# YOUR CODE HERE` and the line below it by your code, and run the
+#    cell.
+# 3. The **check**: run it. Its asserts are in sight: they say exactly what is expected.
+#
+# A solved check shows a green line with ✓. Otherwise a box says in words what is wrong (✗) or still
+# open (○). Until you solve it, the cells below use the course's own function, so **you are never
+# stuck**: you may skip an exercise and come back. Once it is solved, they use *yours*.
+#
+# To see how far you are, save the notebook and type in a terminal:
+#
+# ```
+# pytest --nbval notebooks/00_start_here.ipynb
+# ```
+#
+# It runs the whole notebook afresh and ends with a table, one row an exercise.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 0.1 · The size of an adapter
+#
+# *easy ●○○ · 2 minutes*
+#
+# Return how many numbers an adapter learns. Each adapted layer has its own prompts and its own
+# gates.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Do the sum from above, with names instead of numbers: first for one layer, then for all.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# The prompts of a layer have two axes, `adapter_len` and `model_width`. Its gates have one,
+# `n_heads`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `return adapter_layers * (____ * model_width + ____)`
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def adapter_size(adapter_len: int, adapter_layers: int, model_width: int, n_heads: int) -> int:
+    """How many numbers a LLaMA-Adapter learns.
+
+    Each of the `adapter_layers` layers (the paper's L) has `adapter_len` prompts (the paper's K),
+    each a row of `model_width` numbers, and one gate for each of its `n_heads` heads.
+    """
+    ### BEGIN SOLUTION
+    return adapter_layers * (adapter_len * model_width + n_heads)
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("0.1", "adapter_size"):
+    mine = adapter_size(adapter_len=2, adapter_layers=3, model_width=5, n_heads=4)
+    layer = torch.zeros(2, 5).numel() + torch.zeros(4).numel()
+    mistakes = {
+        "the gates are missing: add one a head in each layer": 30,
+        "each head has a gate of its own: add n_heads a layer, not 1": 33,
+        "every layer has its own gates: multiply them by adapter_layers, too": 34,
+        "this is one layer: multiply by adapter_layers": 14,
+    }
+    assert_close(mine, layer + layer + layer, mistakes=mistakes)
+
+    ours = adapter_size(adapter_len=10, adapter_layers=30, model_width=576, n_heads=9)
+    assert_close(ours, 173_070, what="our Llama's adapter")
+
+# %% [raw] tags=["wrong"] says="the gates are missing"
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    return adapter_len * model_width * adapter_layers
+"""
+
+# %% [raw] tags=["wrong"] says="every layer has its own gates"
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    return adapter_layers * adapter_len * model_width + n_heads
+"""
+
+# %% [raw] tags=["wrong"] says="each head has a gate of its own"
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    return adapter_layers * (adapter_len * model_width + 1)
+"""
+
+# %% [raw] tags=["wrong"] says="this is one layer"
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    return adapter_len * model_width + n_heads
+"""
+
+# %% [raw] tags=["wrong"] says="our Llama's adapter: expected 1.731e+05"
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    return 42
+"""
+
+# %% [raw] tags=["right"]
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    prompts = adapter_len * model_width * adapter_layers
+    gates = n_heads * adapter_layers
+    return prompts + gates
+"""
+
+# %% [raw] tags=["right"]
+"""
+def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
+    return sum(adapter_len * model_width + n_heads for layer in range(adapter_layers))
+"""
+
+# %% [markdown]
+# Your function counts for us: once for our Llama, once for the paper's.
+
+# %%
+total = sum(parameter.numel() for parameter in model.parameters())
+ours = adapter_size(
+    adapter_len=10,
+    adapter_layers=30,
+    model_width=model.config.hidden_size,
+    n_heads=model.config.num_attention_heads,
+)
+print(f"our Llama: {ours:,} numbers to learn, next to {total:,} frozen ones: {ours / total:.2%}")
+
+llama_7b = adapter_size(adapter_len=10, adapter_layers=30, model_width=4096, n_heads=32)
+print(f"LLaMA-7B: {llama_7b:,} numbers to learn")
+
+# %% [markdown]
+# The last number is the paper's 1.2 million: the first of its promises.
+#
+# ## Four promises
+#
+# The paper makes four of them (its Figure 1; the numbers are from its Tables 2 and 3). You will
+# tick each one yourself.
+#
+# | promise | in the paper, with LLaMA-7B | you tick it in |
+# |---|---|---|
+# | few parameters | 1.2 million learnt; Alpaca trained all 7 billion | now; lesson 06 counts them in a real model |
+# | fast | 1 hour on 8 A100 GPUs, Alpaca 3 hours | lesson 10 |
+# | expertise to plug in | a file of 4.7 MB for a task, next to one Llama of 13 GB | lessons 06 and 10 |
+# | several modalities | answers 85.19 % of ScienceQA's questions, many of them with pictures | lesson 09 |
+#
+# ## Ten letters
+#
+# Shapes are half of the work in attention code. So each kind of axis has one letter, the same in
+# code, text and messages. `b h s d` reads: for each row of the batch, each head and each query
+# position, `d` numbers.
+#
+# | letter | axis | in our Llama |
+# |---|---|---|
+# | `b` | batch | |
+# | `s` | query position: the word that asks | |
+# | `t` | key position: the word that is looked at | |
+# | `p` | prompt slot | 10 |
+# | `h` | query head | 9 |
+# | `g` | key/value head | 3 |
+# | `r` | query heads per key/value head, `h = g r` | 3 |
+# | `d` | head width | 64 |
+# | `m` | model width, here `m = h d` | 576 |
+# | `v` | vocabulary | 49,152 |
+#
+# You need not learn them now: each lesson repeats those it uses. The sizes stand in the model's
+# config.
+
+# %%
+config = model.config
+sizes = {
+    "h": config.num_attention_heads,
+    "g": config.num_key_value_heads,
+    "d": config.head_dim,
+    "m": config.hidden_size,
+    "v": config.vocab_size,
+}
+print(", ".join(f"{letter} = {size}" for letter, size in sizes.items()))
+
+# %% [markdown]
+# ## The map
+#
+# | lesson | you build |
+# |---|---|
+# | 00 Start here | a first check |
+# | 01 Shapes with einops | heads, scores and the causal softmax, each in a line |
+# | 02 A Llama's attention | one whole attention layer of the real Llama |
+# | 03 Soft prompts | prompt keys and values, and their own softmax |
+# | 04 The zero-init gate | the paper's attention, equation 7 |
+# | 05 From a slide to a layer | a broken layer, repaired bug by bug |
+# | 06 Into a real Llama | the adapter inside all layers; count, save and load it |
+# | 07 Instruction data | from sentences to batches, and an honest metric |
+# | 08 What matters | small versions of the paper's experiments |
+# | 09 A Llama that sees | prompts that carry a picture |
+# | 10 Fine-tune a Llama on a GPU | the training; the task above, solved |
+#
+# ## What you have
+#
+# You saw the task, the idea, the promises and the letters, and your first exercise is checked. Next
+# comes **lesson 01**: the shapes of attention, without a single `view` or `transpose`.
+#
+# Three questions to think about:
+#
+# <details><summary>Why does the gate start at 0, and not at 1?</summary>
+#
+# The prompts start as random numbers. With an open gate every adapted layer would add noise to a
+# model that works. With a closed gate the first step of training starts from the Llama as it was.
+# Lesson 04 measures the difference.
+#
+# </details>
+# <details><summary>Two solved examples in the prompt cost many tokens. What do 10 soft prompts cost?</summary>
+#
+# No token of the text: they stand beside the words, as keys and values in the attention. Each word
+# looks at 10 more rows a layer, whatever the task.
+#
+# </details>
+# <details><summary>Two tasks, one Llama: what has to be stored?</summary>
+#
+# The Llama once, and an adapter for each task. For our Llama an adapter is 173,070 numbers, 0.7 MB
+# in float32.
+#
+# </details>

@@ -1,0 +1,1360 @@
+# %% [markdown]
+# # Lesson 02: A Llama's attention
+#
+# *60 minutes*
+#
+# At the end, the attention that you wrote runs in all 30 layers of a real Llama. The Llama answers
+# with the same words as before. It also remembers what it has read, so that each new word costs the
+# work of one word.
+#
+# Shapes: `b` batch, `s` query position, `t` key position, `h` query head, `g` key/value head, `r`
+# query heads per key/value head, `d` head width, `m` model width, `v` vocabulary. "Word" stands for
+# token.
+#
+# This is the map of the lesson. Come back to it whenever you are lost.
+#
+# ![The hidden states go through query, key and value layer, each result is split into heads;
+# queries and keys are turned by position; a cache adds the keys and values of earlier words; causal
+# attention, merged heads, output layer](figures/02_layer.svg)
+
+# %%
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llama_adapter_edu import load_llama
+from llama_adapter_edu.attention import (
+    AttentionLayer,
+    attention_scores,
+    causal_softmax,
+    merge_heads,
+    repeat_kv_heads,
+    split_heads,
+)
+from llama_adapter_edu.checking import assert_close, assert_shape, check
+from llama_adapter_edu.data import encode_prompt
+from llama_adapter_edu.plots import heatmap, use_style
+
+model, tokenizer = load_llama()
+model.requires_grad_(False)  # this lesson trains nothing
+use_style()
+
+# %% [markdown]
+# `split_heads`, `attention_scores` and the others are what you wrote in lesson 01. From here on you
+# use the library's copy of your functions.
+#
+# First, a question to the untouched Llama. We keep its answer: at the end, your attention has to
+# give the same one.
+
+# %%
+question = "What is the capital of France?"
+token_ids = torch.tensor([encode_prompt(tokenizer, question)])  # b s
+everything = model.generate(
+    token_ids, attention_mask=torch.ones_like(token_ids), max_new_tokens=7, do_sample=False
+)
+answer = everything[:, token_ids.shape[1] :]
+
+print("words read:", token_ids.shape[1], "- words written:", answer.shape[1])
+print(tokenizer.decode(answer[0], skip_special_tokens=True))
+
+# %% [markdown]
+# ## 1. Where is each word?
+#
+# Take the attention of lesson 01, and five words. Look at what the last query reads. Then mix the
+# five words up.
+
+# %%
+torch.manual_seed(0)
+query = torch.randn(1, 1, 1, 8)  # b h s d: the last word's query
+key, value = torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)  # b h t d
+
+
+def what_the_query_reads(key, value):
+    weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+
+
+mixed = [3, 0, 4, 2, 1]
+in_order = what_the_query_reads(key, value)
+out_of_order = what_the_query_reads(key[:, :, mixed], value[:, :, mixed])
+print("the same after mixing the words:", bool(torch.allclose(in_order, out_of_order, atol=1e-6)))
+
+# %% [markdown]
+# For this query, "the dog bites the man" and "the man bites the dog" are the same. Somebody has to
+# tell attention where each word stands.
+#
+# Here is the way out. Take two of the `d` numbers of a query or key, and draw them as an arrow.
+# Turn the arrow by an angle that grows with the word's position. Do so with every pair of numbers,
+# some fast, some slow.
+#
+# ![Two rows of four circles, each with an arrow. In the first row the arrow turns by 1 radian for
+# each word, in the second by a quarter of a radian](figures/02_turning.svg)
+#
+# The score of a query and a key is a dot product. A dot product depends on the angle *between* the
+# arrows. Both were turned by their own position, so what is left is the *difference* of the
+# positions: how far apart the words are.
+#
+# This is called **rotary position embedding**, or RoPE. Two details for the code:
+#
+# * There are `d/2` pairs. Pair `i` is made of the entries `i` and `i + d/2`.
+# * Pair `i` turns by `theta^(-2i/d)` radians for each word. `theta` is a fixed number of the model.
+#   For `d = 4` and `theta = 16`, as in the picture: pair 0 turns by `16^0 = 1`, pair 1 by
+#   `16^(-1/2) = 1/4`.
+#
+# In patterns, `i` is the pair and `two` are its two entries: the axis `d` is `(two i)`.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 2.1 · The angles
+#
+# *medium ●●○ · 8 minutes*
+#
+# Compute the cosine and the sine of all angles. Pair `i` of the word at position `n` is turned by
+# `n * theta^(-2i/d)`. Both entries of a pair need the angle, so each angle stands twice along `d`:
+# first all pairs, then all pairs again.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# `torch.arange(0, head_dim, 2)` gives the numbers `2i`. Compute one frequency for each pair,
+# multiply each position with each frequency, put the result twice behind itself. Take cosine and
+# sine at the very end.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Positions `b s` and frequencies `i` give angles `b s i`. `repeat` makes `b s (two i)` of them:
+# `two` is the outer axis, since the entries of a pair are `d/2` apart.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# angle = einsum(position.float(), frequency, "b s, i -> _____")
+# angle = repeat(angle, "b s i -> b s (_____)", two=2)
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.attention"
+def rotary_tables(
+    position: Int[Tensor, "b s"], head_dim: int, theta: float
+) -> tuple[Float[Tensor, "b s d"], Float[Tensor, "b s d"]]:
+    """Cosine and sine of the angles (radians): position * theta^(-2i/d) for pair i of d/2.
+
+    Pair i is made of the entries i and i + d/2, so each angle stands twice.
+    """
+    ### BEGIN SOLUTION
+    # ~ frequency = ...  # i
+    # ~ angle = ...  # b s i, then b s d
+    pair = torch.arange(0, head_dim, 2, device=position.device).float()
+    frequency = theta ** (-pair / head_dim)
+    angle = einsum(position.float(), frequency, "b s, i -> b s i")
+    angle = repeat(angle, "b s i -> b s (two i)", two=2)
+    return angle.cos(), angle.sin()
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("2.1", "rotary_tables"):
+    position = torch.tensor([[0, 1, 2, 3, 4], [9, 8, 7, 0, 5]])  # b s
+    pair = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])  # the pair that each of d = 8 entries belongs to
+
+    def angle(exponent):
+        return einsum(position.float(), 16.0**exponent, "b s, d -> b s d")
+
+    right = angle(-2 * pair / 8)
+    mistakes = {
+        "each angle should stand twice along d, once for each entry of the pair": right[..., :4],
+        "write (two i), not (i two): pair i is i and i + d/2": angle(-2 * pair.sort()[0] / 8),
+        "the frequencies grow: the exponent needs a minus": angle(2 * pair / 8),
+        "the exponent is -2i/d; yours is -i/d": angle(-pair / 8),
+    }
+    cos, sin = rotary_tables(position, head_dim=8, theta=16.0)
+    assert_close(cos, right.cos(), "b s d", mistakes={k: a.cos() for k, a in mistakes.items()})
+    assert_close(sin, right.sin(), "b s d", what="the sines")
+
+    theirs = model.model.rotary_emb(torch.zeros(1), position)
+    mine = rotary_tables(position, head_dim=64, theta=100_000.0)
+    assert_close(mine[0], theirs[0], "b s d", what="cosines of the real Llama")
+    assert_close(mine[1], theirs[1], "b s d", what="sines of the real Llama")
+
+# %% [raw] tags=["wrong"] says="each angle should stand twice along d"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = einsum(position.float(), frequency, "b s, i -> b s i")
+    return angle.cos(), angle.sin()
+"""
+
+# %% [raw] tags=["wrong"] says="write (two i), not (i two)"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = einsum(position.float(), frequency, "b s, i -> b s i")
+    angle = repeat(angle, "b s i -> b s (i two)", two=2)
+    return angle.cos(), angle.sin()
+"""
+
+# %% [raw] tags=["wrong"] says="the exponent needs a minus"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = einsum(position.float(), frequency, "b s, i -> b s i")
+    angle = repeat(angle, "b s i -> b s (two i)", two=2)
+    return angle.cos(), angle.sin()
+"""
+
+# %% [raw] tags=["wrong"] says="the exponent is -2i/d"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (-torch.arange(head_dim // 2).float() / head_dim)
+    angle = einsum(position.float(), frequency, "b s, i -> b s i")
+    angle = repeat(angle, "b s i -> b s (two i)", two=2)
+    return angle.cos(), angle.sin()
+"""
+
+# %% [raw] tags=["wrong"] says="the sines"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = einsum(position.float(), frequency, "b s, i -> b s i")
+    angle = repeat(angle, "b s i -> b s (two i)", two=2)
+    return angle.cos(), angle.cos()
+"""
+
+# %% [raw] tags=["right"]
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2) / head_dim)
+    angle = position[:, :, None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return torch.cos(angle), torch.sin(angle)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def rotary_tables(position, head_dim, theta):
+    half = head_dim // 2
+    frequency = torch.tensor([theta ** (-2 * (d % half) / head_dim) for d in range(head_dim)])
+    turned = torch.polar(torch.ones(1), rearrange(position, "b s -> b s 1") * frequency)
+    return turned.real, turned.imag
+"""
+
+# %% [markdown]
+# The pairs are like the hands of a clock. In our Llama, `d = 64` and `theta = 100000`. Here is the
+# cosine of each pair at the first 128 positions.
+
+# %%
+# alt: 32 rows of stripes over 128 positions: narrow at the top, ever wider, then no change at all
+positions = rearrange(torch.arange(128), "s -> 1 s")
+cos, sin = rotary_tables(positions, head_dim=64, theta=100_000.0)
+
+fig, ax = plt.subplots(figsize=(6.5, 3))
+heatmap(ax, rearrange(cos[0, :, :32], "s i -> i s"), rows="i, pair", columns="s, position")
+fig.colorbar(ax.images[0], label="cosine of the angle")
+plt.show()
+
+# %% [markdown]
+# Fast hands tell neighbours apart, slow ones tell near from far. Now turn the arrows.
+#
+# An arrow `(first, second)`, turned by an angle, becomes
+#
+# ```
+# first  * cos  -  second * sin
+# second * cos  +  first  * sin
+# ```
+#
+# Read it by columns. The cosine meets the arrow itself, `(first, second)`. The sine meets
+# `(-second, first)`: the arrow after a quarter turn.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 2.2 · Turn the pairs
+#
+# *medium ●●○ · 8 minutes*
+#
+# Turn each pair of entries `(i, i + d/2)` of `x` by its word's angle. All heads of a word are
+# turned alike. `x` may be queries or keys.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Cut `x` into its first and its second half. Build the quarter-turned `x` from them. The rest is
+# one line with `cos` and `sin`.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# `rearrange` with `two` as first axis on the right gives two tensors `b h s i` to unpack. It also
+# takes a list of tensors: the list is the first axis. The tables `b s d` need an axis for the
+# heads, of size 1.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# first, second = rearrange(x, "b h s (two i) -> _____", two=2)
+# quarter_turn = rearrange([_____, _____], "two b h s i -> b h s (_____)")
+# cos = rearrange(cos, "b s d -> b _ s d")
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.attention"
+def apply_rotary(
+    x: Float[Tensor, "b h s d"], cos: Float[Tensor, "b s d"], sin: Float[Tensor, "b s d"]
+) -> Float[Tensor, "b h s d"]:
+    """Turn each pair of entries (i, i + d/2) by its word's angle; lengths stay as they are."""
+    ### BEGIN SOLUTION
+    # ~ quarter_turn = ...  # b h s d
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    return x * cos + quarter_turn * sin
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("2.2", "apply_rotary"):
+    to_the_right, up = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])  # b h s d
+    turned = apply_rotary(to_the_right, cos=torch.zeros(1, 1, 2), sin=torch.ones(1, 1, 2))
+    mistakes = {"the arrow turns backwards: (first, second) becomes (-second, first)": -up}
+    assert_close(turned, up, "b h s d", mistakes=mistakes, what="a quarter turn of (1, 0)")
+
+    x, angle = torch.randn(2, 3, 5, 8), torch.randn(2, 5, 4)  # b h s d, b s i
+    cos, sin = (
+        repeat(table, "b s i -> b s (two i)", two=2) for table in (angle.cos(), angle.sin())
+    )
+    # Complex numbers turn, too: one pair is one complex number.
+    turn = torch.polar(torch.ones(()), rearrange(angle, "b s i -> b 1 s i"))
+    right = torch.complex(x[..., :4], x[..., 4:]) * turn
+    right = torch.cat([right.real, right.imag], dim=-1)
+
+    first, second = x[..., 0::2], x[..., 1::2]
+    neighbours = rearrange([-second, first], "two b h s i -> b h s (i two)")
+    wide_cos, wide_sin = rearrange([cos, sin], "two b s d -> two b 1 s d")
+    mistakes = {
+        "entry i belongs to entry i + d/2, not to its neighbour: write (two i), not (i two)": (
+            x * wide_cos + neighbours * wide_sin
+        ),
+        "the partner's part is missing: add the quarter turn times sin": x * wide_cos,
+    }
+    assert_close(apply_rotary(x, cos, sin), right, "b h s d", mistakes=mistakes)
+
+# %% [raw] tags=["wrong"] says="the arrow turns backwards"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([second, -first], "two b h s i -> b h s (two i)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    return x * cos + quarter_turn * sin
+"""
+
+# %% [raw] tags=["wrong"] says="entry i belongs to entry i + d/2, not to its neighbour"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (i two) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (i two)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    return x * cos + quarter_turn * sin
+"""
+
+# %% [raw] tags=["wrong"] says="The size of tensor a (3) must match the size of tensor b (2)"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
+    return x * cos + quarter_turn * sin
+"""
+
+# %% [raw] tags=["wrong"] says="changes its input x in place"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    x *= cos
+    return x + quarter_turn * sin
+"""
+
+# %% [raw] tags=["right"]
+"""
+def apply_rotary(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    quarter_turn = torch.cat([-second, first], dim=-1)
+    return x * cos.unsqueeze(1) + quarter_turn * sin.unsqueeze(1)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def apply_rotary(x, cos, sin):
+    turned = torch.empty_like(x)
+    half = x.shape[-1] // 2
+    for i in range(half):
+        c, s = cos[:, None, :, i], sin[:, None, :, i]
+        turned[..., i] = x[..., i] * c - x[..., i + half] * s
+        turned[..., i + half] = x[..., i + half] * c + x[..., i] * s
+    return turned
+"""
+
+# %% [markdown]
+# Is it true that only the distance counts? Take one query and one key of the real Llama, of head 0
+# in layer 16. Put them at positions of our choice.
+
+# %%
+block = model.model.layers[16]
+hidden_of_layers = model.model(token_ids, output_hidden_states=True).hidden_states
+hidden = block.input_layernorm(hidden_of_layers[16])  # b s m, what its attention gets
+query = split_heads(block.self_attn.q_proj(hidden), head_dim=64)[:, :1, 29:30]  # head 0, word 29
+key = split_heads(block.self_attn.k_proj(hidden), head_dim=64)[:, :1, 28:29]  # head 0, word 28
+word_before, word = (tokenizer.decode(token) for token in token_ids[0, 28:30])
+print(f"query of {word!r}, key of {word_before!r}")
+
+
+def scores_at(query_positions, key_positions):
+    """The score of the one query and the one key, at each pair of positions."""
+    tables = [
+        rotary_tables(torch.tensor([positions]), head_dim=64, theta=100_000.0)
+        for positions in (query_positions, key_positions)
+    ]
+    queries = repeat(query, "b h 1 d -> b h s d", s=len(query_positions))
+    keys = repeat(key, "b h 1 d -> b h t d", t=len(key_positions))
+    return attention_scores(apply_rotary(queries, *tables[0]), apply_rotary(keys, *tables[1]))[0, 0]
+
+
+for positions in ((5, 4), (105, 104), (1005, 1004), (5, 2)):
+    score = scores_at(positions[:1], positions[1:]).item()
+    print(f"query at {positions[0]:4}, key at {positions[1]:4}: score {score:.1f}")
+
+# %% [markdown]
+# One word apart is one word apart, here and a thousand words later. In the picture, the same query
+# stands at every `s` and the same key at every `t`. Each diagonal has one colour: one distance, one
+# score. Of the words before it (`t < s`), this query likes the nearest one best. The later words,
+# above the diagonal, will be masked.
+
+# %%
+# alt: Scores of 24 query and 24 key positions. All cells of a diagonal have the same colour
+fig, ax = plt.subplots(figsize=(4.6, 3.6))
+heatmap(ax, scores_at(range(24), range(24)), rows="s, query position", columns="t, key position")
+fig.colorbar(ax.images[0], label="score")
+plt.show()
+
+# %% [markdown]
+# ## 2. Fewer keys than queries
+#
+# Look at the weights of an attention layer. `q_proj`, `k_proj`, `v_proj` and `o_proj` are
+# transformers' names for the query, key, value and output layer.
+
+# %%
+print(model.model.layers[0].self_attn)
+
+# %% [markdown]
+# The queries are 576 numbers: 9 heads of 64. The keys are 192 numbers: 3 heads of 64. Three query
+# heads share one key head and one value head. This is **grouped-query attention**. Keys and values
+# are what the model has to remember of each word. Shared, they are a third of what 9 heads need.
+#
+# You have all the parts from lesson 01: `repeat_kv_heads`, `attention_scores`, `causal_softmax`.
+# The last step is new, but short: each query takes the mean of the values `b h t d`, weighted by
+# its weights `b h s t`.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 2.3 · Causal attention
+#
+# *easy ●○○ · 6 minutes*
+#
+# Put the parts together: give each query head its key and value head, score, make weights, take the
+# weighted mean of the values. There may be more keys than queries: then the queries are the last
+# words, as `causal_softmax` expects.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Four steps, one line each. How many query heads share a key head? Ask the shapes.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# The heads are axis 1: `query.shape[1]` is `h`, `key.shape[1]` is `g`, and `r` is `h` divided by
+# `g`. The weights are `b h s t`, the values `b h t d`; the sum runs over `t`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# weights = causal_softmax(_____)
+# einsum(weights, value, "b h s t, _____ -> b h s d")
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.attention"
+def causal_attention(
+    query: Float[Tensor, "b h s d"], key: Float[Tensor, "b g t d"], value: Float[Tensor, "b g t d"]
+) -> Float[Tensor, "b h s d"]:
+    """Causal grouped-query attention: each query reads a weighted mean of the values before it."""
+    ### BEGIN SOLUTION
+    # ~ n_repeats = ...
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("2.3", "causal_attention"):
+    query, key, value = torch.randn(2, 6, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
+    pytorchs = F.scaled_dot_product_attention
+    right = pytorchs(query, key, value, is_causal=True, enable_gqa=True)
+    others_key, others_value = (repeat(x, "b g t d -> b (r g) t d", r=2) for x in (key, value))
+    mistakes = {
+        "a query sees later words: use causal_softmax": pytorchs(
+            query, key, value, enable_gqa=True
+        ),
+        "query heads read the wrong key/value heads: (g r), not (r g)": pytorchs(
+            query, others_key, others_value, is_causal=True
+        ),
+        "the values of head h are not those of its group: (g r), not (r g)": pytorchs(
+            query, repeat_kv_heads(key, 2), others_value, is_causal=True
+        ),
+    }
+    assert_close(causal_attention(query, key, value), right, "b h s d", mistakes=mistakes)
+
+    two_queries = causal_attention(query[:, :, -2:], key, value)
+    from_the_start = pytorchs(query[:, :, -2:], key, value, is_causal=True, enable_gqa=True)
+    mistakes = {
+        "2 queries and 5 keys: the queries are the last words, not the first": from_the_start
+    }
+    assert_close(two_queries, right[:, :, -2:], "b h s d", mistakes=mistakes, what="2 queries")
+
+# %% [raw] tags=["wrong"] says="query heads read the wrong key/value heads"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key = repeat(key, "b g t d -> b (r g) t d", r=n_repeats)
+    value = repeat(value, "b g t d -> b (r g) t d", r=n_repeats)
+    weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="a query sees later words"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key).softmax(dim=-1)
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="the queries are the last words, not the first"
+"""
+def causal_attention(query, key, value):
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+"""
+
+# %% [raw] tags=["wrong"] says="Error"
+"""
+def causal_attention(query, key, value):
+    weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["right"]
+"""
+def causal_attention(query, key, value):
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=key.shape[1])
+    scores = einsum(query, key, "b g r s d, b g t d -> b g r s t") / query.shape[-1] ** 0.5
+    scores = rearrange(scores, "b g r s t -> b (g r) s t")
+    weights = rearrange(causal_softmax(scores), "b (g r) s t -> b g r s t", g=key.shape[1])
+    attended = einsum(weights, value, "b g r s t, b g t d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+"""
+
+# %% [raw] tags=["right"]
+"""
+def causal_attention(query, key, value):
+    s, t = query.shape[2], key.shape[2]
+    allowed = torch.ones(s, t, dtype=torch.bool).tril(diagonal=t - s)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, enable_gqa=True)
+"""
+
+# %% [markdown]
+# What do real heads look at? Here are the weights of two of the 270 heads of our Llama, while it
+# reads a sentence. Read a row: which words does this word look at?
+
+# %%
+# alt: Attention weights of two heads. Left: on the word before. Right: on what followed last time
+sentence = "The red fox met the blue fox, and the red fox"
+ids = torch.tensor([tokenizer(sentence).input_ids])
+words = [tokenizer.decode(token) for token in ids[0]]
+hidden_of_layers = model.model(ids, output_hidden_states=True).hidden_states
+cos, sin = rotary_tables(rearrange(torch.arange(len(words)), "s -> 1 s"), 64, 100_000.0)
+
+
+def attention_weights(layer):
+    """The weights b h s t of a real layer while it reads the sentence."""
+    block = model.model.layers[layer]
+    hidden = block.input_layernorm(hidden_of_layers[layer])
+    query = apply_rotary(split_heads(block.self_attn.q_proj(hidden), 64), cos, sin)
+    key = apply_rotary(split_heads(block.self_attn.k_proj(hidden), 64), cos, sin)
+    return causal_softmax(attention_scores(query, repeat_kv_heads(key, 3)))
+
+
+fig, axes = plt.subplots(ncols=2, figsize=(7, 3.9), sharey=True)
+for ax, layer, head in ((axes[0], 16, 0), (axes[1], 17, 5)):
+    weights, title = attention_weights(layer)[0, head], f"layer {layer}, head {head}"
+    heatmap(ax, weights, row_labels=words, column_labels=words, title=title, vmin=0, vmax=1)
+    ax.set_xlabel("t, word looked at")
+axes[0].set_ylabel("s, word that looks")
+fig.colorbar(axes[1].images[0], ax=axes, label="weight")
+plt.show()
+
+# %% [markdown]
+# The left head looks one word back. Without positions it could not. The right head remembers: at
+# the second "red" it looks at what followed the first one, "fox"; at the second "fox", at "met". A
+# head that finds nothing puts its weight on the first word.
+
+# %% [markdown]
+# ## 3. Remember what was read
+#
+# The answer above has 7 words, the question 37. How many words does the Llama read to write it?
+
+# %%
+n_read, n_written = token_ids.shape[1], answer.shape[1]
+print("reading everything again for each word:", sum(n_read + n for n in range(n_written)))
+print("reading each word once:                ", n_read + n_written - 1)
+
+# %% [markdown]
+# What would change if the Llama read the old words again? Nothing: a word sees only the words
+# before it. So its keys and values stay the same. Keep them. For a new word, compute its own query,
+# key and value, and no other.
+#
+# ![Reading a prompt of 4 words computes 4 keys and values. Reading the next word takes these from
+# the cache and computes one more, with one query. The next word again one
+# more](figures/02_cache.svg)
+#
+# The store is called **key/value cache**, the steps with one new word **decoding**. Queries are not
+# kept: no later word looks at them.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 2.4 · A cache
+#
+# *easy ●○○ · 6 minutes*
+#
+# Write `append`: put the keys and values of the new words behind those of the earlier ones, keep
+# the result, and return it. At first the cache is empty: `key` and `value` are `None`.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Join old and new with `torch.cat`, if there is anything old. Then store both in `self`, and return
+# both.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# In `b g s d` the words are axis 2. The old ones come first.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# if self.key is not None:
+#     key = torch.cat([_____, _____], dim=_)  # and the same for value
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.attention"
+@dataclass
+class KeyValueCache:
+    """The keys and values (b g t d) of the words read so far, empty at first."""
+
+    key: Float[Tensor, "b g t d"] | None = None
+    value: Float[Tensor, "b g t d"] | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(
+        self, key: Float[Tensor, "b g s d"], value: Float[Tensor, "b g s d"]
+    ) -> tuple[Float[Tensor, "b g t d"], Float[Tensor, "b g t d"]]:
+        """Add the keys and values of s new words; return those of all t words."""
+        ### BEGIN SOLUTION
+        if self.key is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key, value
+        return key, value
+        ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("2.4", "KeyValueCache"):
+    key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)  # b g t d: 5 words
+    cache = KeyValueCache()
+    first = cache.append(key[:, :, :3], value[:, :, :3])
+    assert first is not None, "append returns nothing: is the `return` missing?"
+    assert_close(first[0], key[:, :, :3], "b g t d", what="keys of the first 3 words")
+    assert len(cache) == 3, f"the cache should hold 3 words now, it holds {len(cache)}"
+    cache.append(key[:, :, 3:4], value[:, :, 3:4])
+    every_key, every_value = cache.append(key[:, :, 4:], value[:, :, 4:])
+
+    backwards = key[:, :, [4, 3, 0, 1, 2]]
+    mistakes = {
+        "the new words should stand behind the old ones, not before them": backwards,
+        "append should return the keys of all words, not of the new ones only": key[:, :, 4:],
+        "these are the values: key and value are mixed up": value,
+    }
+    assert_close(every_key, key, "b g t d", mistakes=mistakes, what="keys of all 5 words")
+    mistakes = {"these are the keys: key and value are mixed up": key}
+    assert_close(every_value, value, "b g t d", mistakes=mistakes, what="values of all 5 words")
+    assert len(cache) == 5, f"the cache should hold 5 words now, it holds {len(cache)}"
+    assert len(KeyValueCache()) == 0, "a new cache should be empty: store the words in self"
+
+# %% [raw] tags=["wrong"] says="the cache should hold 3 words now, it holds 0"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="the new words should stand behind the old ones"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is not None:
+            key, value = torch.cat([key, self.key], dim=2), torch.cat([value, self.value], dim=2)
+        self.key, self.value = key, value
+        return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="not of the new ones only"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is None:
+            self.key, self.value = key, value
+        else:
+            self.key = torch.cat([self.key, key], dim=2)
+            self.value = torch.cat([self.value, value], dim=2)
+        return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="Sizes of tensors must match except in dimension 1"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is not None:
+            key, value = torch.cat([self.key, key], dim=1), torch.cat([self.value, value], dim=1)
+        self.key, self.value = key, value
+        return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="these are the keys: key and value are mixed up"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is not None:
+            key = torch.cat([self.key, key], dim=2)
+        self.key, self.value = key, key
+        return self.key, self.value
+"""
+
+# %% [raw] tags=["right"]
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if len(self) == 0:
+            self.key, self.value = key, value
+        else:
+            self.key = torch.cat((self.key, key), 2)
+            self.value = torch.cat((self.value, value), 2)
+        return self.key, self.value
+"""
+
+# %% [raw] tags=["right"]
+"""
+class KeyValueCache:
+    def __init__(self):
+        self.keys, self.values = [], []
+
+    def __len__(self):
+        return sum(key.shape[2] for key in self.keys)
+
+    def append(self, key, value):
+        self.keys.append(key)
+        self.values.append(value)
+        return torch.cat(self.keys, dim=2), torch.cat(self.values, dim=2)
+"""
+
+# %% [markdown]
+# ## 4. The whole layer
+#
+# The library's `AttentionLayer` holds the parts of one attention layer: four linear layers, the
+# head width and theta. `from_llama` takes them from a layer of a real Llama; the weights are
+# shared, not copied.
+
+# %%
+layer = AttentionLayer.from_llama(model.model.layers[0].self_attn)
+print(layer)
+print("head_dim:", layer.head_dim, " theta:", layer.theta)
+
+# %% [markdown]
+# You write what happens to the hidden states. Follow the map at the top of the lesson. Three things
+# to watch:
+#
+# * The words' positions. Without a cache they are 0, 1, 2, ... With one they go on where it ends:
+#   `len(cache)` words came before.
+# * Queries and keys are turned, values are not. Keys go into the cache *after* they were turned: a
+#   word's position does not change.
+# * Return the turned queries as well. In lesson 03, the soft prompts will be scored against them.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 2.5 · An attention layer
+#
+# *hard ●●● · 15 minutes*
+#
+# Go from hidden states to the output of the layer, as on the map: project, split, turn, remember
+# (if there is a cache), attend, merge, project. Use `layer.query_layer` and the other three,
+# `layer.head_dim`, `layer.theta`, and your functions.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Write the lines in the order of the map, from top to bottom. Each box is one call, turning is two.
+# `causal_attention` repeats the key/value heads itself.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Projected `b s (h d)`, split `b h s d`; keys and values `b g s d`, and `b g t d` after the cache.
+# The positions are needed as `b s`; `1 s` will do, all rows of the batch have the same ones.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# position = torch.arange(_____, _____ + hidden_states.shape[1])
+# cos, sin = rotary_tables(rearrange(position, "s -> 1 s"), _____, _____)
+# key, value = cache._____(key, value)
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def attend(
+    layer: AttentionLayer,
+    hidden_states: Float[Tensor, "b s m"],
+    cache: KeyValueCache | None = None,
+) -> tuple[Float[Tensor, "b s m"], Float[Tensor, "b h s d"]]:
+    """The output of an attention layer, and its turned queries.
+
+    `cache` holds the keys and values of the earlier words; those of the s new words are appended.
+    """
+    ### BEGIN SOLUTION
+    # ~ query = ...  # b h s d; key and value b g s d
+    # ~ position = ...  # s
+    query = split_heads(layer.query_layer(hidden_states), layer.head_dim)
+    key = split_heads(layer.key_layer(hidden_states), layer.head_dim)
+    value = split_heads(layer.value_layer(hidden_states), layer.head_dim)
+
+    start = 0 if cache is None else len(cache)
+    position = torch.arange(start, start + hidden_states.shape[1])
+    cos, sin = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
+
+    if cache is not None:
+        key, value = cache.append(key, value)
+    attended = causal_attention(query, key, value)
+    return layer.output_layer(merge_heads(attended)), query
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("2.5", "attend"):
+
+    def small_layer():
+        """m = 10, h = g = 3, d = 4."""
+        parts = nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(12, 10)
+        return AttentionLayer(*parts, head_dim=4).requires_grad_(False)
+
+    small, hidden = small_layer(), torch.randn(2, 5, 10)  # b s m
+    result = attend(small, hidden)
+    assert isinstance(result, tuple) and len(result) == 2, "return two things: output, query"
+    output, query = result
+    assert output.shape[-1] != 12, "the output is h*d wide: output_layer comes last"
+    assert_shape(output, "b s m", b=2, s=5, m=10)
+    assert_shape(query, "b h s d", b=2, h=3, s=5, d=4)
+
+    mixed, _ = attend(small, hidden[:, [1, 3, 0, 2, 4]])
+    message = "the order of the earlier words makes no difference: turn queries and keys"
+    assert not torch.allclose(mixed[:, -1], output[:, -1]), message
+
+    not_turned = split_heads(small.query_layer(hidden), head_dim=4)
+    message = "the second result should be the queries after apply_rotary"
+    assert_close(query[:, :, 0], not_turned[:, :, 0], "b h d", what="queries of the first word")
+    assert not torch.allclose(query[:, :, 1:], not_turned[:, :, 1:]), message
+
+    # Queries of zeros weigh all words alike: the last word gets the plain mean of the values.
+    blind = small_layer()
+    blind.query_layer.weight.zero_()
+    blind.query_layer.bias.zero_()
+    mean = blind.output_layer(blind.value_layer(hidden).mean(dim=1))
+    what = "the plain mean of the values (values are not turned)"
+    assert_close(attend(blind, hidden)[0][:, -1], mean, "b m", what=what)
+
+    hidden_of_layers = model.model(token_ids, output_hidden_states=True).hidden_states
+    tables = model.model.rotary_emb(hidden, rearrange(torch.arange(37), "s -> 1 s"))
+    for number in (0, 5, 10):
+        block = model.model.layers[number]
+        hidden = block.input_layernorm(hidden_of_layers[number])
+        right, _ = block.self_attn(hidden, position_embeddings=tables, attention_mask=None)
+        real = AttentionLayer.from_llama(block.self_attn)
+        whole, _ = attend(real, hidden)
+        assert_close(whole, right, "b s m", what=f"layer {number} of the real Llama")
+
+    cache = KeyValueCache()
+    parts = [attend(real, words, cache)[0] for words in hidden.split([30, 1, 6], dim=1)]
+    assert len(cache) == 37, f"after 37 words the cache holds {len(cache)}: use cache.append"
+    what = "in parts, with a cache (positions start at len(cache); keys are kept turned)"
+    assert_close(torch.cat(parts, dim=1), right, "b s m", what=what)
+
+# %% [raw] tags=["wrong"] says="the order of the earlier words makes no difference"
+"""
+def attend(layer, hidden_states, cache=None):
+    query = split_heads(layer.query_layer(hidden_states), layer.head_dim)
+    key = split_heads(layer.key_layer(hidden_states), layer.head_dim)
+    value = split_heads(layer.value_layer(hidden_states), layer.head_dim)
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="the output is h*d wide: output_layer comes last"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = 0 if cache is None else len(cache)
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return merge_heads(causal_attention(query, key, value)), query
+"""
+
+# %% [raw] tags=["wrong"] says="the plain mean of the values (values are not turned)"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = 0 if cache is None else len(cache)
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key, value = (apply_rotary(x, *tables) for x in (query, key, value))
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="positions start at len(cache)"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    position = torch.arange(hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="after 37 words the cache holds 0"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    position = torch.arange(hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="the second result should be the queries after apply_rotary"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = 0 if cache is None else len(cache)
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    turned, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(turned, key, value))), query
+"""
+
+# %% [raw] tags=["right"]
+"""
+def attend(layer, hidden_states, cache=None):
+    return layer(hidden_states, cache)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def attend(layer, hidden_states, cache=None):
+    s, d = hidden_states.shape[1], layer.head_dim
+    cache = KeyValueCache() if cache is None else cache
+    position = rearrange(len(cache) + torch.arange(s), "s -> 1 s")
+    tables = rotary_tables(position, d, layer.theta)
+    query = apply_rotary(split_heads(layer.query_layer(hidden_states), d), *tables)
+    key, value = cache.append(
+        apply_rotary(split_heads(layer.key_layer(hidden_states), d), *tables),
+        split_heads(layer.value_layer(hidden_states), d),
+    )
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [markdown]
+# The library's `AttentionLayer.forward` is your `attend`, plus a line for lower precision. Now
+# compare all 30 layers with transformers' own, on the hidden states of the question.
+
+# %%
+hidden_of_layers = model.model(token_ids, output_hidden_states=True).hidden_states
+position = rearrange(torch.arange(token_ids.shape[1]), "s -> 1 s")
+tables = model.model.rotary_emb(hidden_of_layers[0], position)
+
+equal = []
+for block, hidden in zip(model.model.layers, hidden_of_layers[:-1], strict=True):
+    hidden = block.input_layernorm(hidden)
+    theirs, _ = block.self_attn(hidden, position_embeddings=tables, attention_mask=None)
+    mine, _ = attend(AttentionLayer.from_llama(block.self_attn), hidden)
+    equal.append(bool((mine - theirs).abs().max() < 1e-5 * theirs.abs().max()))
+print(f"equal to 5 digits: {sum(equal)} of {len(equal)} layers")
+
+# %% [markdown]
+# ## 5. Inside the real Llama
+#
+# Load the Llama a second time, take its attention out, and put yours in. transformers calls an
+# attention layer with more arguments (masks, its own cache), and expects two results. A small
+# module translates.
+
+
+# %%
+class MyAttention(nn.Module):
+    """`attend`, with the arguments and the results that transformers expects."""
+
+    def __init__(self, layer: AttentionLayer):
+        super().__init__()
+        self.layer, self.cache = layer, None
+
+    def forward(self, hidden_states: Tensor, **others) -> tuple[Tensor, None]:
+        output, _ = attend(self.layer, hidden_states, self.cache)
+        return output, None
+
+
+mine, _ = load_llama()
+mine.requires_grad_(False)
+for block in mine.model.layers:
+    block.self_attn = MyAttention(AttentionLayer.from_llama(block.self_attn))
+
+# Greedy: at each step the most likely word. First the slow way: read everything again.
+words = token_ids
+for _ in range(answer.shape[1]):
+    scores = mine(words, use_cache=False).logits  # b s v
+    words = torch.cat([words, scores[:, -1:].argmax(dim=-1)], dim=1)
+
+mine_answer = words[:, token_ids.shape[1] :]
+print(tokenizer.decode(mine_answer[0], skip_special_tokens=True))
+print("the same as the untouched Llama:", torch.equal(mine_answer, answer))
+
+# %% [markdown]
+# Your attention runs in all 30 layers, and the answer is right. Now with the caches: one for each
+# layer. `read` below takes *new* words only. It gives the scores `b s v` of what may follow each of
+# them, and remembers the words.
+
+
+# %%
+def forget() -> None:
+    """Give each layer of your Llama an empty cache."""
+    for block in mine.model.layers:
+        block.self_attn.cache = KeyValueCache()
+
+
+def read(new_words: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
+    """Read new words after those in the caches; score every word of the vocabulary as the next."""
+    return mine(new_words, use_cache=False).logits
+
+
+# %% [markdown] tags=["card"]
+# ### Exercise 2.6 · Write, one word at a time
+#
+# *medium ●●○ · 8 minutes*
+#
+# Read the prompt once. Take the word with the best score after the *last* word, for each row of the
+# batch. Read only this word, take the next, and so on, until `n_words` are written. Return the new
+# words, without the prompt.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# The loop of the cell above, with one change: what is read next is the new word alone. Collect the
+# new words in a list.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# `read` gives `b s v`. Keep the last position as an axis of size 1, and take `argmax` over `v`:
+# this gives `b 1`, as `read` wants it.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# token_ids = read(token_ids)[:, _____].argmax(dim=__)  # in a loop
+# torch.cat(_____, dim=_)  # at the end
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def decode_greedily(
+    read: Callable[[Tensor], Tensor], token_ids: Int[Tensor, "b s"], n_words: int
+) -> Int[Tensor, "b n"]:
+    """Read the prompt `token_ids`, then write n_words, each the most likely one.
+
+    `read` takes new words (b s), gives scores (b s v), and remembers the words it has read.
+    """
+    ### BEGIN SOLUTION
+    # ~ written = []
+    written = []
+    for _ in range(n_words):
+        token_ids = read(token_ids)[:, -1:].argmax(dim=-1)
+        written.append(token_ids)
+    return torch.cat(written, dim=1)
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("2.6", "decode_greedily"):
+    table = torch.randn(11, 11)  # v v: the score of each word after each word
+    sizes = []  # how many words are read in each step
+
+    def read_and_note(words):
+        assert words.ndim == 2, f"read takes words b s, got the shape {tuple(words.shape)}"
+        sizes.append(words.shape[1])
+        return table[words]
+
+    def followers(word):
+        """The 5 words after a word of each row, by the table: b -> b s."""
+        words = [word]
+        for _ in range(5):
+            words.append(table[words[-1]].argmax(dim=-1))
+        return torch.stack(words[1:], dim=1)
+
+    prompt = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])  # b s
+    right = followers(prompt[:, -1])
+    written = decode_greedily(read_and_note, prompt, 5)
+    what = f"words read in the steps: {sizes}"
+    assert sizes[0] == 4, f"{what}: the first step reads the whole prompt, 4 words"
+    assert len(sizes) > 1, f"{what}: read again after each new word"
+    assert set(sizes[1:]) == {1}, f"{what}: after the prompt, read the new word only"
+    mistakes = {
+        "return the new words only, without the prompt": torch.cat([prompt, right], dim=1),
+        "take the scores after the last word, not after the first": followers(prompt[:, 0]),
+    }
+    assert_close(written, right, "b s", mistakes=mistakes)
+
+# %% [raw] tags=["wrong"] says="after the prompt, read the new word only"
+"""
+def decode_greedily(read, token_ids, n_words):
+    n_read = token_ids.shape[1]
+    for _ in range(n_words):
+        new = read(token_ids)[:, -1:].argmax(dim=-1)
+        token_ids = torch.cat([token_ids, new], dim=1)
+    return token_ids[:, n_read:]
+"""
+
+# %% [raw] tags=["wrong"] says="not after the first"
+"""
+def decode_greedily(read, token_ids, n_words):
+    written = []
+    for _ in range(n_words):
+        token_ids = read(token_ids)[:, :1].argmax(dim=-1)
+        written.append(token_ids)
+    return torch.cat(written, dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="without the prompt"
+"""
+def decode_greedily(read, token_ids, n_words):
+    written = [token_ids]
+    for _ in range(n_words):
+        written.append(read(written[-1])[:, -1:].argmax(dim=-1))
+    return torch.cat(written, dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="the first step reads the whole prompt"
+"""
+def decode_greedily(read, token_ids, n_words):
+    written = [token_ids[:, -1:]]
+    for _ in range(n_words):
+        written.append(read(written[-1])[:, -1:].argmax(dim=-1))
+    return torch.cat(written[1:], dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="read takes words b s"
+"""
+def decode_greedily(read, token_ids, n_words):
+    written = []
+    for _ in range(n_words):
+        token_ids = read(token_ids)[:, -1].argmax(dim=-1)
+        written.append(token_ids)
+    return torch.stack(written, dim=1)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def decode_greedily(read, token_ids, n_words):
+    new = read(token_ids)[:, -1].argmax(dim=-1, keepdim=True)
+    if n_words == 1:
+        return new
+    return torch.cat([new, decode_greedily(read, new, n_words - 1)], dim=1)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def decode_greedily(read, token_ids, n_words):
+    written = torch.empty(token_ids.shape[0], n_words, dtype=torch.long)
+    for n in range(n_words):
+        token_ids = read(token_ids)[:, [-1]].topk(1).indices[..., 0]
+        written[:, n] = token_ids[:, 0]
+    return written
+"""
+
+# %% [markdown]
+# The same question, with caches, through your functions alone:
+
+# %%
+forget()
+with_caches = decode_greedily(read, token_ids, answer.shape[1])
+print(tokenizer.decode(with_caches[0], skip_special_tokens=True))
+print("the same as the untouched Llama:", torch.equal(with_caches, answer))
+print("words in the cache of layer 0:", len(mine.model.layers[0].self_attn.cache))
+
+# %% [markdown]
+# And one step under the lens. Your Llama reads a single word, with the caches behind it. The
+# untouched Llama reads question and answer from the start. Compare the scores of all 49,152 words
+# of the vocabulary.
+
+# %%
+forget()
+read(everything[:, :-1])  # all but the last word
+one_step = read(everything[:, -1:])  # b 1 v: one query
+from_the_start = model(everything).logits[:, -1:]
+
+print("words read in this step:", one_step.shape[1])
+print(f"best score: {from_the_start.max().item():.1f}")
+print("no score differs by 0.001:", bool((one_step - from_the_start).abs().max() < 1e-3))
+
+# %% [markdown]
+# ## What you built
+#
+# All the attention of a Llama, from hidden states to output: positions as angles, shared key/value
+# heads, a cache, and the loop that writes. It is equal to transformers' own, on real weights, in
+# every layer.
+#
+# Next, lesson 03 adds words that nobody wrote: soft prompts. They get keys and values from the
+# frozen layers that you have just used, and your queries read them.
+#
+# ### To think about
+#
+# **Why are the values not turned?**
+#
+# <details><summary>Answer</summary>
+#
+# The angle of a query and the angle of a key cancel out in the dot product: only the distance is
+# left. A value meets no partner. It would be added up as it was turned, and mean something else at
+# each position.
+#
+# </details>
+#
+# **The cache of our Llama holds the words of a text. How many numbers does it hold for each word?
+# How many without shared key/value heads?**
+#
+# <details><summary>Answer</summary>
+#
+# A key and a value of 3 heads of 64 in 30 layers: 2 · 3 · 64 · 30 = 11,520. With 9 heads of their
+# own, three times as many.
+#
+# </details>
+#
+# **A soft prompt has no place in the sentence. Would you turn its keys?**
+#
+# <details><summary>Answer</summary>
+#
+# LLaMA-Adapter does not. An unturned key is one at position 0, and the score still depends on where
+# the query stands. Lesson 03 looks at this.
+#
+# </details>

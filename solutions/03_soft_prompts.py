@@ -1,0 +1,953 @@
+# %% [markdown]
+# # Lesson 3: Soft prompts
+#
+# *45 minutes. Needs lessons 1 and 2.*
+#
+# At the end you will have
+#
+# * prompts that are not words, and the attention that lets words read them,
+# * a picture of what they would do to the words if both shared one softmax,
+# * a number for what it costs that prompts have no position.
+#
+# Shapes: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
+# key/value head, `r` query heads per key/value head (h = g · r), `d` head width, `m` model width.
+#
+# From here on we use the library's copies of the functions that you wrote in lessons 1 and 2.
+
+# %%
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import torch
+from einops import einsum, rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    disable_adapter,
+    load_llama,
+)
+from llama_adapter_edu.adapt import adapter_prompts
+from llama_adapter_edu.adaption_prompt import Projection
+from llama_adapter_edu.attention import (
+    AttentionLayer,
+    apply_rotary,
+    attention_scores,
+    causal_softmax,
+    repeat_kv_heads,
+    rotary_tables,
+    split_heads,
+)
+from llama_adapter_edu.checking import assert_close, assert_shape, check
+from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, use_style
+
+use_style()
+model, tokenizer = load_llama()
+model.requires_grad_(False)
+print(f"{len(model.model.layers)} layers, all frozen")
+
+# %% [markdown]
+# ## A sentence inside the Llama
+#
+# We stop the Llama at layer 10 of its layers 0 to 29, while it reads one sentence. `hidden` is
+# what the attention of that layer is given: one vector for each word. (A token is often less than
+# a word. We say "word" all the same.) `layer` is your attention layer of lesson 2, with the
+# Llama's own weights. It also hands back its rotated queries. They will read the prompts.
+
+# %%
+sentence = "Make it 80% for the lights of the upstairs office"
+input_ids = tokenizer(sentence, return_tensors="pt").input_ids
+words = [tokenizer.decode(token).strip() or "␣" for token in input_ids[0]]
+
+block = model.model.layers[10]
+layer = AttentionLayer.from_llama(block.self_attn)
+with torch.no_grad():
+    states = model(input_ids, output_hidden_states=True).hidden_states[10]
+    hidden = block.input_layernorm(states)
+    _, query = layer(hidden)
+
+print(" | ".join(words))
+print("hidden  b s m   ", tuple(hidden.shape))
+print("query   b h s d ", tuple(query.shape))
+
+# %% [markdown]
+# ## A prompt that is no word
+#
+# You can steer a Llama with text: you put words in front of the question. Each word is one row of
+# a table with 49,152 rows. So text can only *choose* among these rows.
+#
+# The layers never see the words, though. They see vectors. So why not give them vectors that
+# stand in no table, and *learn* them? Such a vector is a **soft prompt**. LLaMA-Adapter gives
+# each adapted layer prompts of its own, straight to its attention: 10 in the paper.
+
+# %%
+torch.manual_seed(0)
+prompts = torch.randn(10, 576)  # how the published implementations start: N(0, 1)
+
+size = {"a word at layer 10": hidden, "a prompt": prompts}
+for name, vectors in size.items():
+    print(f"{name}: {vectors.shape[-1]} numbers of size {vectors.square().mean().sqrt():.2f}")
+print(f"numbers to learn in this layer: {prompts.numel()}")
+
+# %% [markdown]
+# Random prompts mean nothing yet, and they are four times as large as words. Keep this in mind.
+#
+# A query can only read keys and values. Words get theirs from the layer's key and value
+# projections. Prompts take the same two projections, and these stay frozen (paper, eq. 3 and 4).
+# So the prompts learn to speak a language that the layer already knows.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 3.1 · Prompts become keys and values
+#
+# *easy ●○○ · 8 minutes*
+#
+# Send the prompts through both projections. Split the results into key/value heads, heads first.
+# No rotary embedding. The projections are frozen, but gradients must still reach the prompts.
+#
+# ![Prompts p m go through the frozen key_layer and the frozen value_layer to p (g d), and are
+# split into heads: prompt key and prompt value, g p d](figures/03_prompt_path.svg)
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# It is what `split_heads` did with words in lesson 1, twice, and there is no batch axis.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# `key_proj(prompts)` has the axes `p (g d)`. Move `g` to the front. You know `d`: `head_dim`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `key = rearrange(key_proj(_____), "p (_ _) -> _ p d", d=_____)`, and the same for the values
+# with the other projection.
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+def prompt_keys_values(
+    prompts: Float[Tensor, "p m"], key_proj: Projection, value_proj: Projection, head_dim: int
+) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
+    """Keys and values of the prompts, from the layer's own frozen projections (eq. 3 and 4).
+
+    `key_proj` and `value_proj` map vectors of width m to vectors of width g * d.
+    """
+    ### BEGIN SOLUTION
+    # ~ key = ...
+    # ~ value = ...
+    key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("3.1", "prompt_keys_values"):
+    # p=5 prompts of width m=12; g=2 key/value heads of width d=3
+    some_prompts = torch.randn(5, 12, requires_grad=True)
+    key_proj, value_proj = nn.Linear(12, 6), nn.Linear(12, 6)
+    key_proj.requires_grad_(False), value_proj.requires_grad_(False)
+    keys_values = prompt_keys_values(some_prompts, key_proj, value_proj, head_dim=3)
+    assert isinstance(keys_values, tuple), "return two tensors: key, value"
+    key, value = keys_values
+    assert_shape(key, "g p d", g=2, p=5, d=3)
+    assert_shape(value, "g p d", g=2, p=5, d=3)
+
+    projected_keys, projected_values = key_proj(some_prompts), value_proj(some_prompts)
+    right_key = torch.stack([projected_keys[:, 0:3], projected_keys[:, 3:6]])
+    right_value = torch.stack([projected_values[:, 0:3], projected_values[:, 3:6]])
+    interleaved = rearrange(projected_keys, "p (d g) -> g p d", d=3)
+    assert_close(
+        key,
+        right_key,
+        "g p d",
+        mistakes={"a head takes every second number: write (g d), not (d g)": interleaved},
+        what="the keys",
+    )
+    assert_close(
+        value,
+        right_value,
+        "g p d",
+        mistakes={"they come from key_proj; values have a projection of their own": right_key},
+        what="the values",
+    )
+    assert key.requires_grad and value.requires_grad, (
+        "no gradient reaches the prompts, so they could not learn. Frozen means that the weights "
+        "of the projection do not change: leave out no_grad and detach"
+    )
+
+# %% [raw] tags=["wrong"] says="write (g d), not (d g)"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    key = rearrange(key_proj(prompts), "p (d g) -> g p d", d=head_dim)
+    value = rearrange(value_proj(prompts), "p (d g) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="values have a projection of their own"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    key = value = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="leave out no_grad"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    with torch.no_grad():
+        key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
+        value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="key/value heads and prompt slots look swapped"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    key = rearrange(key_proj(prompts), "p (g d) -> p g d", d=head_dim)
+    value = rearrange(value_proj(prompts), "p (g d) -> p g d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    key, value = key_proj(prompts), value_proj(prompts)
+    key = key.view(len(prompts), -1, head_dim).transpose(0, 1)
+    value = value.view(len(prompts), -1, head_dim).transpose(0, 1)
+    return key, value
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    both = torch.stack([key_proj(prompts), value_proj(prompts)])
+    key, value = rearrange(both, "two p (g d) -> two g p d", d=head_dim)
+    return key, value
+"""
+
+# %%
+prompt_key, prompt_value = prompt_keys_values(
+    prompts, layer.key_layer, layer.value_layer, layer.head_dim
+)
+print("prompt key    g p d ", tuple(prompt_key.shape))
+print("prompt value  g p d ", tuple(prompt_value.shape))
+
+# %% [markdown]
+# There is no `b`: all rows of a batch share the prompts. And there are only 3 heads, as for the
+# words: 9 query heads share 3 key/value heads.
+#
+# ## Words look at prompts
+#
+# Now each query meets each prompt's key. In lesson 1 you repeated the key/value heads so that
+# each query head got one. There is a way without copies. Cut the query heads into groups,
+# `(g r)`. Then `g` is an axis of both tensors, and einsum matches it.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 3.2 · Scores of the prompts
+#
+# *medium ●●○ · 9 minutes*
+#
+# Score each query against each prompt key of its group: dot product over `d`, times `scale`. If
+# `scale` is None, use 1 / √d. The query heads 0 to r − 1 share key/value head 0, the next r share
+# head 1.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Three steps: split the heads of the query into groups, one einsum, merge the groups again.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# The query becomes `b g r s d`. The keys are `g p d`. The scores are `b g r s p`, and at the end
+# `b (g r) s p`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `query = rearrange(query, "b (_ _) s d -> b g r s d", g=_____)`, then
+# `scores = einsum(query, prompt_key, "b g r s d, _____ -> b g r s p") * scale`
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+def prompt_scores(
+    query: Float[Tensor, "b h s d"], prompt_key: Float[Tensor, "g p d"], scale: float | None = None
+) -> Float[Tensor, "b h s p"]:
+    """Score each query against each prompt (the prompt part of eq. 5).
+
+    `scale` multiplies the dot products; 1 / sqrt(d) unless the model has its own.
+    """
+    ### BEGIN SOLUTION
+    # ~ scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") * scale
+    return rearrange(scores, "b g r s p -> b (g r) s p")
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("3.2", "prompt_scores"):
+    # b=2, h=12 query heads in g=3 groups of r=4, s=5 words, p=7 prompts, d=8
+    some_query, some_key = torch.randn(2, 12, 5, 8), torch.randn(3, 7, 8)
+    scores = prompt_scores(some_query, some_key)
+    assert_shape(scores, "b h s p", b=2, h=12, s=5, p=7)
+
+    # lesson 1's way: copy the heads, then score them as if prompts were words
+    copied = repeat_kv_heads(repeat(some_key, "g p d -> b g p d", b=2), 4)
+    right = attention_scores(some_query, copied)
+    wrong_groups = repeat(some_key, "g p d -> b (r g) p d", b=2, r=4)
+    mistakes = {
+        "neighbouring heads should share a key: write (g r), not (r g)": attention_scores(
+            some_query, wrong_groups
+        ),
+        "the scale is missing: multiply by 1 / sqrt(d)": right * 8**0.5,
+        "divide by the square root of the head width, not by the width": right / 8**0.5,
+    }
+    assert_close(scores, right, "b h s p", mistakes=mistakes)
+    assert_close(
+        prompt_scores(some_query, some_key, scale=0.5),
+        right * 8**0.5 * 0.5,
+        "b h s p",
+        mistakes={"the argument `scale` is ignored": right},
+        what="with scale=0.5",
+    )
+
+# %% [raw] tags=["wrong"] says="write (g r), not (r g)"
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query = rearrange(query, "b (r g) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") * scale
+    return rearrange(scores, "b g r s p -> b (r g) s p")
+"""
+
+# %% [raw] tags=["wrong"] says="the scale is missing"
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p")
+    return rearrange(scores, "b g r s p -> b (g r) s p")
+"""
+
+# %% [raw] tags=["wrong"] says="`scale` is ignored"
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") / query.shape[-1] ** 0.5
+    return rearrange(scores, "b g r s p -> b (g r) s p")
+"""
+
+# %% [raw] tags=["wrong"] says="not by the width"
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    scale = 1 / query.shape[-1] if scale is None else scale
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") * scale
+    return rearrange(scores, "b g r s p -> b (g r) s p")
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    if scale is None:
+        scale = 1 / query.shape[-1] ** 0.5
+    n_repeats = query.shape[1] // prompt_key.shape[0]
+    key = repeat(prompt_key, "g p d -> (g r) p d", r=n_repeats)
+    return einsum(query, key, "b h s d, h p d -> b h s p") * scale
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    n_repeats = query.shape[1] // prompt_key.shape[0]
+    key = prompt_key.repeat_interleave(n_repeats, dim=0)
+    return scale * query @ key.transpose(-2, -1)
+"""
+
+# %%
+# alt: Two score maps of one head: words by words is a lower triangle, words by prompts is a full rectangle.
+with torch.no_grad():
+    raw_query = split_heads(layer.query_layer(hidden), layer.head_dim)
+    raw_key = split_heads(layer.key_layer(hidden), layer.head_dim)
+    position = rearrange(torch.arange(len(words)), "s -> 1 s")
+    word_key = apply_rotary(raw_key, *rotary_tables(position, layer.head_dim, layer.theta))
+    word_scores = attention_scores(query, repeat_kv_heads(word_key, 3))
+    scores_of_prompts = prompt_scores(query, prompt_key)
+
+head = 3
+seen = word_scores[0, head].masked_fill(causal_softmax(word_scores)[0, head] == 0, torch.nan)
+limits = {"vmin": -20, "vmax": 20, "cmap": "PuOr"}
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[14, 10])
+heatmap(
+    left, seen, rows="query", row_labels=words, column_labels=words, title="word scores", **limits
+)
+heatmap(right, scores_of_prompts[0, head], columns="prompt", title="prompt scores", **limits)
+right.set(xticks=range(10), yticks=[])
+fig.colorbar(right.images[0], ax=right, label="score")
+plt.show()
+
+# %% [markdown]
+# On the left you see the causal mask of lesson 1: a word may not look at later words. On the
+# right there is **no mask**. A prompt is not later than any word. It is not even text: it holds
+# nothing of the answer that a word could peek at. So every word may see every prompt. The prompts
+# themselves ask nothing: they have no queries (paper, eq. 2).
+#
+# You also see that the prompts' scores are the louder ones. Scores decide who is read. So what
+# happens next depends on who competes with whom.
+#
+# LLaMA-Adapter lets the prompts compete among themselves only: **a softmax of their own**. As in
+# most models, it is computed in float32 even where the rest is in half precision.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 3.3 · Read the prompts
+#
+# *medium ●●○ · 8 minutes*
+#
+# Turn the scores into weights with a softmax over the prompts alone, and mix the prompts' values
+# with them. Compute the softmax in float32. Bring the weights back to the values' dtype. Use
+# `prompt_scores`.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# As in lesson 1: scores, softmax, weighted sum of values. Groups of heads as in exercise 3.2.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# The softmax runs over `p`, the last axis. The weights `b g r s p` and the values `g p d` share
+# `g` and `p`; only `p` is summed away.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `weights = prompt_scores(query, prompt_key, scale).float().softmax(dim=_____)`, then
+# `einsum(weights.to(prompt_value.dtype), prompt_value, "b g r s p, _____ -> b g r s d")`
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+def prompt_attention(
+    query: Float[Tensor, "b h s d"],
+    prompt_key: Float[Tensor, "g p d"],
+    prompt_value: Float[Tensor, "g p d"],
+    scale: float | None = None,
+) -> Float[Tensor, "b h s d"]:
+    """Attend to the prompts alone: a softmax of their own (in float32), then a weighted sum.
+
+    This is the prompt half of eq. 7 and 8 before the gate. The words' softmax never sees it.
+    """
+    ### BEGIN SOLUTION
+    # ~ weights = ...
+    weights = prompt_scores(query, prompt_key, scale).float().softmax(dim=-1)
+    weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
+    attended = einsum(weights.to(prompt_value.dtype), prompt_value, "b g r s p, g p d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("3.3", "prompt_attention"):
+    some_query = torch.randn(2, 12, 5, 8)
+    some_key, some_value = torch.randn(3, 7, 8), torch.randn(3, 7, 8)
+    attended = prompt_attention(some_query, some_key, some_value)
+    assert_shape(attended, "b h s d", b=2, h=12, s=5, d=8)
+
+    # PyTorch's own attention, without a mask, over copied heads
+    copy = {"pattern": "g p d -> b (g r) p d", "b": 2, "r": 4}
+    key, value = repeat(some_key, **copy), repeat(some_value, **copy)
+    right = nn.functional.scaled_dot_product_attention(some_query, key, value)
+    scores = attention_scores(some_query, key)
+    mistakes = {
+        "the softmax runs over the queries; it should run over the prompts, the last axis": (
+            scores.softmax(dim=-2) @ value
+        ),
+        "the softmax is missing": scores @ value,
+        "prompts have no causal mask: use a plain softmax": causal_softmax(scores) @ value,
+    }
+    assert_close(attended, right, "b h s d", mistakes=mistakes)
+    quarter = prompt_attention(some_query, some_key, some_value, scale=0.25)
+    right = nn.functional.scaled_dot_product_attention(some_query, key, value, scale=0.25)
+    assert_close(quarter, right, "b h s d", what="with scale=0.25")
+
+    half = [x.bfloat16() for x in (some_query, some_key, some_value)]
+    assert prompt_attention(*half).dtype == torch.bfloat16, (
+        "the result of bfloat16 values should be bfloat16: bring the weights back to their dtype"
+    )
+
+# %% [raw] tags=["wrong"] says="it should run over the prompts"
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    weights = prompt_scores(query, prompt_key, scale).float().softmax(dim=-2)
+    weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
+    attended = einsum(weights.to(prompt_value.dtype), prompt_value, "b g r s p, g p d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+"""
+
+# %% [raw] tags=["wrong"] says="the softmax is missing"
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    weights = prompt_scores(query, prompt_key, scale)
+    weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
+    attended = einsum(weights, prompt_value, "b g r s p, g p d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+"""
+
+# %% [raw] tags=["wrong"] says="prompts have no causal mask"
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    weights = causal_softmax(prompt_scores(query, prompt_key, scale).float())
+    weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
+    attended = einsum(weights.to(prompt_value.dtype), prompt_value, "b g r s p, g p d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+"""
+
+# %% [raw] tags=["wrong"] says="with scale=0.25"
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    weights = prompt_scores(query, prompt_key).float().softmax(dim=-1)
+    weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
+    attended = einsum(weights.to(prompt_value.dtype), prompt_value, "b g r s p, g p d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+"""
+
+# %% [raw] tags=["wrong"] says="should be bfloat16"
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    weights = prompt_scores(query, prompt_key, scale).float().softmax(dim=-1)
+    weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
+    attended = einsum(weights, prompt_value.float(), "b g r s p, g p d -> b g r s d")
+    return rearrange(attended, "b g r s d -> b (g r) s d")
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    n_repeats = query.shape[1] // prompt_key.shape[0]
+    key = prompt_key.repeat_interleave(n_repeats, dim=0)
+    value = prompt_value.repeat_interleave(n_repeats, dim=0)
+    key, value = key.expand(len(query), -1, -1, -1), value.expand(len(query), -1, -1, -1)
+    return nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompt_attention(query, prompt_key, prompt_value, scale=None):
+    scores = prompt_scores(query, prompt_key, scale)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(prompt_value.dtype)
+    value = repeat(prompt_value, "g p d -> (g r) p d", r=query.shape[1] // prompt_value.shape[0])
+    return weights @ value
+"""
+
+# %%
+with torch.no_grad():
+    from_prompts = prompt_attention(query, prompt_key, prompt_value)
+    word_value = repeat_kv_heads(split_heads(layer.value_layer(hidden), layer.head_dim), 3)
+    from_words = einsum(causal_softmax(word_scores), word_value, "b h s t, b h t d -> b h s d")
+print(f"mean length of what a word reads from the words:   {from_words.norm(dim=-1).mean():.1f}")
+print(f"mean length of what a word reads from the prompts: {from_prompts.norm(dim=-1).mean():.1f}")
+
+# %% [markdown]
+# The prompts shout. Random ones would drown what the Llama knows. Lesson 4 gives them a volume
+# knob that starts at zero. But a knob is of no use if the prompts can hurt the words in another
+# way.
+#
+# ## Why not one softmax?
+#
+# There is an older way: put the prompts in front of the words and take one softmax over both
+# (prefix tuning, arXiv 2101.00190). Then words and prompts compete for the same 100 %. Build it,
+# and measure what is left for the words.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 3.4 · One softmax for both
+#
+# *medium ●●○ · 8 minutes*
+#
+# Take one softmax over prompts and words together. A word sees all prompts, and the words up to
+# itself. Return the prompts' weights and the words' weights, in this order. `causal_softmax`
+# knows what to do when there are more keys than queries.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Lesson 2's cache put old words in front of new ones, and the new words could see all of them.
+# Prompts can take the place of the old words.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Join the scores along the last axis, the prompts first: `b h s (p + t)`. Take the softmax. Cut
+# the last axis again.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `weights = causal_softmax(torch.cat([_____, _____], dim=-1))`, then
+# `weights.split([_____, _____], dim=-1)`
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def joint_attention_weights(
+    scores_bhsp: Float[Tensor, "b h s p"], scores_bhst: Float[Tensor, "b h s t"]
+) -> tuple[Float[Tensor, "b h s p"], Float[Tensor, "b h s t"]]:
+    """Weights of prompts and words from one softmax over both; words are masked causally."""
+    ### BEGIN SOLUTION
+    # ~ joint = ...
+    joint = torch.cat([scores_bhsp, scores_bhst], dim=-1)
+    sizes = [scores_bhsp.shape[-1], scores_bhst.shape[-1]]
+    weights_bhsp, weights_bhst = causal_softmax(joint).split(sizes, dim=-1)
+    return weights_bhsp, weights_bhst
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("3.4", "joint_attention_weights"):
+    # b=2, h=3, s=t=5 words, p=7 prompts
+    for_prompts, for_words = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 5)
+    weights = joint_attention_weights(for_prompts, for_words)
+    assert isinstance(weights, tuple), (
+        "return two tensors: the prompts' weights, the words' weights"
+    )
+    of_prompts, of_words = weights
+    assert_shape(of_prompts, "b h s p", b=2, h=3, s=5, p=7)
+    assert_shape(of_words, "b h s t", b=2, h=3, s=5, t=5)
+
+    # query after query: all 7 prompts, and the words 0 to s
+    right_prompts, right_words = torch.zeros(2, 3, 5, 7), torch.zeros(2, 3, 5, 5)
+    for s in range(5):
+        both = torch.cat([for_prompts[:, :, s], for_words[:, :, s, : s + 1]], dim=-1).softmax(-1)
+        right_prompts[:, :, s], right_words[:, :, s, : s + 1] = both[..., :7], both[..., 7:]
+    mistakes = {
+        "these are two softmaxes, one for each; join the scores first": for_prompts.softmax(-1),
+        "words see later words: use causal_softmax": (
+            torch.cat([for_prompts, for_words], -1).softmax(-1)[..., :7]
+        ),
+        "put the prompts in front of the words: behind them, the mask hides them": (
+            causal_softmax(torch.cat([for_words, for_prompts], -1))[..., 5:]
+        ),
+    }
+    assert_close(of_prompts, right_prompts, "b h s p", mistakes=mistakes, what="the prompts")
+    assert_close(of_words, right_words, "b h s t", what="the words")
+
+# %% [raw] tags=["wrong"] says="these are two softmaxes"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    return scores_bhsp.softmax(dim=-1), causal_softmax(scores_bhst)
+"""
+
+# %% [raw] tags=["wrong"] says="words see later words"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    weights = torch.cat([scores_bhsp, scores_bhst], dim=-1).softmax(dim=-1)
+    n_prompts = scores_bhsp.shape[-1]
+    return weights[..., :n_prompts], weights[..., n_prompts:]
+"""
+
+# %% [raw] tags=["wrong"] says="put the prompts in front"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    weights = causal_softmax(torch.cat([scores_bhst, scores_bhsp], dim=-1))
+    n_words = scores_bhst.shape[-1]
+    return weights[..., n_words:], weights[..., :n_words]
+"""
+
+# %% [raw] tags=["right"]
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    n_words = scores_bhst.shape[-1]
+    later = torch.ones(n_words, n_words, dtype=torch.bool).triu(1)
+    scores = torch.cat([scores_bhsp, scores_bhst.masked_fill(later, -torch.inf)], dim=-1)
+    weights = scores.softmax(dim=-1)
+    return weights[..., :-n_words], weights[..., -n_words:]
+"""
+
+# %% [raw] tags=["right"]
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    visible = torch.ones_like(scores_bhst).tril()
+    prompts, words = scores_bhsp.exp(), scores_bhst.exp() * visible
+    total = prompts.sum(dim=-1, keepdim=True) + words.sum(dim=-1, keepdim=True)
+    return prompts / total, words / total
+"""
+
+# %% [markdown]
+# Here are both ways, for the same head and the same scores as above. Look at the right half of
+# each picture: the weights of the words.
+
+
+# %%
+# alt: Attention weights of prompts and words. One joint softmax: prompts take nearly all, words are dark. Two softmaxes: the words keep their weights.
+def draw_weights(ax, of_prompts, of_words, title):
+    weights = torch.cat([of_prompts[0, head], of_words[0, head]], dim=-1)
+    heatmap(ax, weights, row_labels=words, title=title, vmin=0, vmax=1)
+    ax.axvline(9.5, color="white", lw=2)
+    ax.set_xticks([4.5, 16.5], ["10 prompts", "14 words"])
+
+
+two = scores_of_prompts.softmax(dim=-1), causal_softmax(word_scores)
+joint = joint_attention_weights(scores_of_prompts, word_scores)
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), sharey=True)
+draw_weights(left, *joint, "one softmax over both")
+draw_weights(right, *two, "two softmaxes")
+fig.colorbar(right.images[0], ax=right, label="weight")
+plt.show()
+
+
+# %% [markdown]
+# On the left the words have gone dark. That is one head. Now the mean over all heads and words of
+# the layer, with prompts of three sizes: as drawn, as large as words, and all zero.
+
+# %%
+print("size of the prompts   what the words keep with one softmax")
+for size in (1.0, 0.25, 0.0):
+    key, _ = prompt_keys_values(size * prompts, layer.key_layer, layer.value_layer, layer.head_dim)
+    _, of_words = joint_attention_weights(prompt_scores(query, key), word_scores)
+    print(f"{size:19.2f}   {of_words.sum(dim=-1).mean():.0%}")
+
+# %% [markdown]
+# With one softmax, random prompts leave the words a quarter of their weight. Prompts as large as
+# words take a quarter for themselves. Even prompts of zeros take a fifth: their scores are 0, and
+# exp(0) is 1. So with one softmax there is **no start that leaves the Llama alone**.
+#
+# With two softmaxes the words keep 100 %, whatever the prompts are: `causal_softmax(word_scores)`
+# has no prompt in it. In the paper's words, the separate softmax keeps the words' term
+# "irrelevant to our adaption prompts" (section 3.2). And what the prompts add can be turned down
+# to exactly nothing. That is lesson 4.
+#
+# ## No position, and what it costs
+#
+# Words carry their position in their keys: lesson 2's rotation. Prompts have no place in the
+# sentence, so their keys are not rotated. The queries are, though. Take one pair of words and one
+# prompt, and move the whole sentence to the right, as if more and more text stood before it.
+
+# %%
+# alt: Two lines over the shift of the sentence: the score of a word pair is flat, the score of a prompt goes up and down.
+shifts = torch.arange(101)
+last, lights = len(words) - 1, words.index("lights")
+
+
+def rotated(x: Float[Tensor, "1 h s d"], word: int) -> Float[Tensor, "b h 1 d"]:
+    """One word's queries or keys, in a batch with one row for each shift of its position."""
+    one = repeat(x[:, :, word], "1 h d -> b h 1 d", b=len(shifts))
+    position = rearrange(word + shifts, "b -> b 1")
+    return apply_rotary(one, *rotary_tables(position, layer.head_dim, layer.theta))
+
+
+moved_query = rotated(raw_query, last)
+moved_key = repeat_kv_heads(rotated(raw_key, lights), 3)
+pair_score = attention_scores(moved_query, moved_key)[:, head, 0, 0]
+prompt_score = prompt_scores(moved_query, prompt_key)[:, head, 0, 0]
+
+fig, ax = plt.subplots(figsize=(6.5, 2.8))
+ax.plot(shifts, pair_score, color=BLUE, label='"office" looks at "lights"')
+ax.plot(shifts, prompt_score, "--", color=ORANGE, label='"office" looks at prompt 0')
+ax.set(xlabel="words before the sentence", ylabel="score")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# The two words move together. Only their distance counts, so their score stays. The prompt stays
+# where it is while the query turns. So the score tells *where* in the text the query stands.
+#
+# Does the whole Llama notice? A Llama without prompts should not: it knows distances only. Write
+# the measurement. It is a useful test for any model.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 3.5 · Does it matter where the text stands?
+#
+# *easy ●○○ · 6 minutes*
+#
+# Run the model twice: with the words at positions 0, 1, 2, ..., and with all positions moved by
+# `shift`. Return the largest change of any logit, as a positive number.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# A transformers model takes `position_ids`, and its answer has `.logits`. No gradients are
+# needed.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# `position_ids` has the axes `b s`, and `b` may be 1. The logits are `b s v`. You want one
+# number.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `moved = model(input_ids, position_ids=position + _____).logits`, and the largest change is
+# `(moved - here)._____().max().item()`
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def position_effect(model: nn.Module, input_ids: Int[Tensor, "b s"], shift: int) -> float:
+    """The largest change of any logit when all words move `shift` positions to the right."""
+    ### BEGIN SOLUTION
+    # ~ position = ...
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    with torch.no_grad():
+        here = model(input_ids, position_ids=position).logits
+        moved = model(input_ids, position_ids=position + shift).logits
+    return (moved - here).abs().max().item()
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("3.5", "position_effect"):
+    # a stand-in whose one logit falls with the square of the position; 14 words
+    def falling(input_ids, position_ids):
+        return SimpleNamespace(logits=-(rearrange(position_ids, "b s -> b s 1").float() ** 2))
+
+    effect = position_effect(falling, torch.zeros(1, 14, dtype=torch.long), shift=6)
+    mistakes = {
+        "the largest change may be a fall: take .abs() before .max()": -36.0,
+        "this is the mean change; take the largest": 114.0,
+        "all positions of the second run move by `shift`": 0.0,
+        "the first run's positions start at 0": 204.0,
+    }
+    assert_close(effect, 192.0, mistakes=mistakes)
+    effect = position_effect(model, torch.tensor([[5, 17, 11]]), shift=6)
+    assert effect < 1e-2, "the Llama without prompts should not notice: give both runs the same ids"
+
+# %% [raw] tags=["wrong"] says="take .abs() before .max()"
+"""
+def position_effect(model, input_ids, shift):
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    here = model(input_ids, position_ids=position).logits
+    moved = model(input_ids, position_ids=position + shift).logits
+    return (moved - here).max().item()
+"""
+
+# %% [raw] tags=["wrong"] says="this is the mean change"
+"""
+def position_effect(model, input_ids, shift):
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    here = model(input_ids, position_ids=position).logits
+    moved = model(input_ids, position_ids=position + shift).logits
+    return (moved - here).abs().mean().item()
+"""
+
+# %% [raw] tags=["wrong"] says="give both runs the same ids"
+"""
+def position_effect(model, input_ids, shift):
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    here = model(input_ids, position_ids=position).logits
+    moved = model(input_ids + shift, position_ids=position + shift).logits
+    return (moved - here).abs().max().item()
+"""
+
+# %% [raw] tags=["right"]
+"""
+def position_effect(model, input_ids, shift):
+    logits = []
+    with torch.no_grad():
+        for start in (0, shift):
+            position = torch.arange(start, start + input_ids.shape[1]).unsqueeze(0)
+            logits.append(model(input_ids, position_ids=position).logits)
+    return float(torch.dist(*logits, p=float("inf")))
+"""
+
+# %% [raw] tags=["right"]
+"""
+@torch.no_grad()
+def position_effect(model, input_ids, shift):
+    position = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    change = model(input_ids, position_ids=position + shift).logits
+    change = change - model(input_ids, position_ids=position).logits
+    return max(change.max().item(), -change.min().item())
+"""
+
+# %% [markdown]
+# Now the real Llama, with random prompts in all 30 layers. `add_adaption_prompts` is the finished
+# library; lesson 6 opens this box. It multiplies what the prompts add by a gate, which is 0 at
+# the start. We open the gates a crack, to 0.003. `disable_adapter` gives the bare Llama back for
+# comparison.
+
+# %%
+torch.manual_seed(0)
+add_adaption_prompts(model, AdaptionPromptConfig(adapter_len=10, adapter_layers=30))
+for prompt in adapter_prompts(model, "default").values():
+    nn.init.constant_(prompt.gate, 0.003)
+
+moves = (1, 10, 50)
+adapted = [position_effect(model, input_ids, shift) for shift in moves]
+with disable_adapter(model):
+    bare = [position_effect(model, input_ids, shift) for shift in moves]
+print("largest change of a logit")
+for shift, without, with_prompts in zip(moves, bare, adapted, strict=True):
+    print(
+        f"moved by {shift:2}: bare below 0.001: {without < 1e-3}, with prompts {with_prompts:.1g}"
+    )
+
+# %%
+# alt: Bars of the largest logit change for shifts of 1, 10 and 50 words, on a log scale: about 0.00003 for the bare Llama, about 1 with prompts.
+fig, ax = plt.subplots(figsize=(6.5, 2.8))
+places = torch.arange(len(moves))
+for x, effects, colour, name in (
+    (places - 0.2, bare, BLUE, "bare Llama"),
+    (places + 0.2, adapted, ORANGE, "with prompts"),
+):
+    bars = ax.bar(x, effects, width=0.38, color=colour, label=name, hatch="//" * (colour == ORANGE))
+    ax.bar_label(bars, fmt="{:.1g}", fontsize=9)
+ax.set(yscale="log", ylim=(1e-6, 1e3), ylabel="largest change of a logit")
+ax.set_xticks(places, [f"moved by {shift}" for shift in moves])
+ax.legend(frameon=False, ncols=2, loc="upper left")
+plt.show()
+
+# %% [markdown]
+# The bare Llama does not notice: what is left is rounding. With prompts, even a move by one word
+# changes logits by about 1. **Adapters see absolute positions.** The paper does not mention it,
+# but it holds for all implementations that we looked at. So whoever pads rows on the left, or
+# packs several texts into one row, must pass the right `position_ids`.
+#
+# ## What you built
+#
+# * `prompt_keys_values`: prompts through the layer's frozen projections,
+# * `prompt_scores` and `prompt_attention`: words read prompts, with a softmax of their own,
+# * `joint_attention_weights`: the other way, to see what it takes from the words,
+# * `position_effect`: a test that tells whether a model sees absolute positions.
+#
+# **Next, lesson 4:** the prompts still shout. A gate that starts at zero makes their start
+# silent.
+#
+# ## To think about
+#
+# 1. A causal model must not let a word see later words. Prompts have no mask. Why is the model
+#    still causal?
+#
+# <details><summary>Answer</summary>
+#
+# Prompts are the same whatever the text is. No word writes into them: they have no queries and
+# read nothing. So nothing of a later word can reach an earlier one through them.
+#
+# </details>
+#
+# 2. Your prompts came through `key_layer` from vectors of width 576. Why not learn the keys and
+#    values themselves?
+#
+# <details><summary>Answer</summary>
+#
+# One could; prefix tuning does it. Here, 3 heads of width 64 need 192 numbers for a key and 192
+# for a value: 384 instead of 576. But prompts in the layer's input space are shaped by what the
+# layer has learnt. And something else that lives in this space can be added to them: lesson 9
+# adds a picture.
+#
+# </details>
+#
+# 3. Two rows of a batch are padded **on the left** to the same length. Which results change if
+#    you forget `position_ids`: those of the bare Llama, or those of the adapted one?
+#
+# <details><summary>Answer</summary>
+#
+# Those of the adapted one. The padded row starts at a later position. The bare Llama only sees
+# distances. The prompts' scores see the move.
+#
+# </details>

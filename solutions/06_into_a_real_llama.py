@@ -1,0 +1,1434 @@
+# %% [markdown]
+# # Lesson 6: Into a real Llama
+#
+# At the end, your prompts live in the top layers of the course's Llama. They learn from a few
+# commands, and you keep what they learnt in a file of 0.7 MB. The base model never changes.
+#
+# *60 minutes*
+#
+# Shape legend: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head,
+# `g` key/value head, `d` head width, `m` model width.
+#
+# From here on, the library's copies of your functions of lessons 1 to 4 are used. They are
+# imported in the next cell. At the end of this lesson you compare them with the running model.
+
+# %% tags=["nbval-ignore-output"]
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from llama_adapter_edu import add_adaption_prompts, load_llama, save_adapter
+from llama_adapter_edu.adapt import adapter_prompts
+from llama_adapter_edu.adaption_prompt import (
+    AdaptionPrompt,
+    gated_prompt_attention,
+    prompt_keys_values,
+)
+from llama_adapter_edu.attention import (
+    AttentionLayer,
+    apply_rotary,
+    causal_attention,
+    merge_heads,
+    rotary_tables,
+    split_heads,
+)
+from llama_adapter_edu.checking import assert_close, assert_shape, check
+from llama_adapter_edu.data import collate, encode, encode_prompt, home_commands
+from llama_adapter_edu.inspect_prompts import prompt_weights
+from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, plot_loss, use_style
+
+use_style()
+llama, tokenizer = load_llama()
+
+
+def small_llama() -> LlamaForCausalLM:
+    """A random Llama of 4 layers for the checks: h=6, g=2, d=4, m=24, v=31."""
+    sizes = dict(vocab_size=31, hidden_size=24, intermediate_size=40, num_hidden_layers=4)
+    heads = dict(num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True)
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+
+
+# %% [markdown]
+# ## Which layers get prompts
+#
+# The paper gives prompts to the *topmost* layers only: 30 of LLaMA-7B's 32 (section 4.1). The
+# authors' reason: the upper layers work with higher-level meaning (section 3.1). There is a second
+# gain. In training, no gradient has to travel below the lowest adapted layer.
+#
+# In code this is a slice of the list of layers. Slices from the end have a trap. Run this and look
+# at the last line.
+
+# %%
+layers = ["bottom", "middle", "top"]
+for count in (2, 1, 0):
+    print(f"layers[-{count}:] is {layers[-count:]}")
+
+# %% [markdown]
+# `-0` is `0`, so `layers[-0:]` starts at the bottom: asked for no layers, it gives all. The
+# authors' code has this slice, and so has PEFT 0.21, the usual library for adapters. A slice is
+# also silent when you ask for too many. An experiment with "no adapter" or "40 layers" then
+# measures something else than its label says.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 6.1 · The topmost layers
+#
+# *easy ●○○ · 5 minutes*
+#
+# Return the topmost `count` layers, the lowest of them first. Zero gives no layers. Raise a
+# `ValueError` if `count` is negative or there are not that many layers.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Do not count from the end. Say at which index the slice starts.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Of N layers, the topmost L have the indices N - L to N - 1. For L = 0 the slice starts at N: it is
+# empty.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `if not 0 <= count <= _____: raise ValueError(...)`, then `return layers[_____ - count :]`
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def top_layers(layers: Sequence, count: int) -> Sequence:
+    """The topmost `count` of the layers, which are listed from the bottom up.
+
+    Raises ValueError if there are not that many.
+    """
+    ### BEGIN SOLUTION
+    if not 0 <= count <= len(layers):
+        raise ValueError(f"asked for {count} layers, the model has {len(layers)}")
+    return layers[len(layers) - count :]
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("6.1", "top_layers"):
+    names = ["bottom", "second", "third", "top"]
+    two = list(top_layers(names, 2))
+    assert two != ["top", "third"], "the lowest of the chosen layers comes first, not the top one"
+    assert two == ["third", "top"], f"the topmost 2 of {names} are third and top, got {two}"
+    assert list(top_layers(names, 4)) == names, "4 of 4 layers are all of them"
+    none = list(top_layers(names, 0))
+    assert none == [], f"0 layers should be an empty list, got {none}: layers[-0:] takes all layers"
+    for impossible in (5, -1):
+        try:
+            found = list(top_layers(names, impossible))
+        except ValueError:
+            continue
+        raise AssertionError(f"{impossible} of 4 layers gave {found}; raise a ValueError instead")
+
+# %% [raw] tags=["wrong"] says="layers[-0:] takes all layers"
+"""
+def top_layers(layers, count):
+    if not 0 <= count <= len(layers):
+        raise ValueError(f"asked for {count} of {len(layers)} layers")
+    return layers[-count:]
+"""
+
+# %% [raw] tags=["wrong"] says="are third and top, got ['bottom', 'second']"
+"""
+def top_layers(layers, count):
+    if not 0 <= count <= len(layers):
+        raise ValueError(f"asked for {count} of {len(layers)} layers")
+    return layers[:count]
+"""
+
+# %% [raw] tags=["wrong"] says="raise a ValueError instead"
+"""
+def top_layers(layers, count):
+    return layers[len(layers) - count :]
+"""
+
+# %% [raw] tags=["wrong"] says="the lowest of the chosen layers comes first"
+"""
+def top_layers(layers, count):
+    if not 0 <= count <= len(layers):
+        raise ValueError(f"asked for {count} of {len(layers)} layers")
+    return layers[::-1][:count]
+"""
+
+# %% [raw] tags=["right"]
+"""
+def top_layers(layers, count):
+    if count < 0 or count > len(layers):
+        raise ValueError("there are not that many layers")
+    return [layer for number, layer in enumerate(layers) if number >= len(layers) - count]
+"""
+
+# %% [raw] tags=["right"]
+"""
+def top_layers(layers, count):
+    if count not in range(len(layers) + 1):
+        raise ValueError("there are not that many layers")
+    return layers[-count:] if count else layers[:0]
+"""
+
+# %% [markdown]
+# Here is what your function chooses in the course's Llama. It has 30 layers; layer 0 is the one
+# above the words.
+
+# %%
+# alt: Five columns of 30 layers; the topmost 30, 20, 10, 1 and 0 of them are marked.
+numbers = list(range(len(llama.model.layers)))
+choices = [30, 20, 10, 1, 0]
+_, ax = plt.subplots(figsize=(5, 3.6))
+for column, count in enumerate(choices):
+    chosen = list(top_layers(numbers, count))
+    ax.bar([column] * 30, 1, bottom=numbers, width=0.7, color="#EEEEEE", edgecolor="white")
+    ax.bar([column] * count, 1, bottom=chosen, width=0.7, color=BLUE, edgecolor="white")
+    ax.text(column, 30.3, f"{count} with\nprompts", ha="center", fontsize=9)
+ax.set(ylabel="layer", ylim=(0, 34), yticks=[0.5, 9.5, 19.5, 29.5], yticklabels=[0, 9, 19, 29])
+ax.set_xticks(range(5), [f"L = {count}" for count in choices])
+plt.show()
+
+# %% [markdown]
+# ## What trains
+#
+# Prompts and gate of one layer need a place to live. The library's `AdaptionPrompt` is that place:
+# a module with the two parameters and your `gated_prompt_attention` as its forward. Put one onto
+# the attention of the top layer, and it becomes a part of the model.
+
+# %%
+torch.manual_seed(0)
+llama.model.layers[29].self_attn.adaption_prompt = AdaptionPrompt(10, 576, 9)
+for name, parameter in llama.named_parameters():
+    if "adaption_prompt" in name:
+        print(name, tuple(parameter.shape))
+sizes = [p.numel() for p in llama.parameters() if p.requires_grad]
+print(f"numbers that train: {sum(sizes):,}")
+
+# %% [markdown]
+# The module is there, but so far nobody calls it. And all of the 134 million numbers would train.
+# In LLaMA-Adapter only the new ones do.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 6.2 · Freeze the base
+#
+# *easy ●○○ · 5 minutes*
+#
+# Change the model in place: the parameters of its `AdaptionPrompt` modules train, all others are
+# frozen. Prompts always sit at `self_attn.adaption_prompt`.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Freeze everything first. Then walk over `model.modules()` and switch the prompts on again.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# A module is frozen by calling its method `requires_grad_(False)`. Without the underscore at the
+# end you would only set an attribute that nobody reads.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# model.requires_grad_(_____)
+# for module in model.modules():
+#     if isinstance(module, _____):
+#         _____
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def freeze_all_but_prompts(model: nn.Module) -> None:
+    """Let the model's `AdaptionPrompt` modules train, and nothing else; in place."""
+    ### BEGIN SOLUTION
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, AdaptionPrompt):
+            module.requires_grad_(True)
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("6.2", "freeze_all_but_prompts"):
+    small = small_llama()
+    for layer in small.model.layers[2:]:
+        layer.self_attn.adaption_prompt = AdaptionPrompt(7, 24, 6)
+    freeze_all_but_prompts(small)
+    trains = {name for name, p in small.named_parameters() if p.requires_grad}
+    base = sorted(name for name in trains if "adaption_prompt" not in name)
+    mlp = bool(base) and all("gate_proj" in name for name in base)
+    assert not mlp, f"{base[0]} trains: Llama's MLP has a gate too, and it belongs to the base"
+    assert not base, f"{len(base)} parameters of the base still train, as {base[0]}"
+    for part in ("prompts", "gate"):
+        count = sum(name.endswith(part) for name in trains)
+        assert count == 2, f"2 layers have an AdaptionPrompt, but the {part} of {count} train"
+
+# %% [raw] tags=["wrong"] says="parameters of the base still train"
+"""
+def freeze_all_but_prompts(model):
+    model.requires_grad = False
+    for module in model.modules():
+        if isinstance(module, AdaptionPrompt):
+            module.requires_grad = True
+"""
+
+# %% [raw] tags=["wrong"] says="but the prompts of 0 train"
+"""
+def freeze_all_but_prompts(model):
+    model.requires_grad_(False)
+"""
+
+# %% [raw] tags=["wrong"] says="but the gate of 0 train"
+"""
+def freeze_all_but_prompts(model):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("prompts"))
+"""
+
+# %% [raw] tags=["wrong"] says="Llama's MLP has a gate too"
+"""
+def freeze_all_but_prompts(model):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("prompt" in name or "gate" in name)
+"""
+
+# %% [raw] tags=["wrong"] says="as model.embed_tokens.weight"
+"""
+def freeze_all_but_prompts(model):
+    for layer in model.model.layers:
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_("adaption_prompt" in name)
+    model.model.norm.requires_grad_(False)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def freeze_all_but_prompts(model):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = ".adaption_prompt." in name
+"""
+
+# %% [raw] tags=["right"]
+"""
+def freeze_all_but_prompts(model):
+    adapters = [module for module in model.modules() if type(module) is AdaptionPrompt]
+    ours = {id(parameter) for adapter in adapters for parameter in adapter.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in ours)
+"""
+
+# %%
+freeze_all_but_prompts(llama)
+sizes = [p.numel() for p in llama.parameters() if p.requires_grad]
+print(f"numbers that train: {sum(sizes):,} = 10 * 576 + 9")
+
+# %% [markdown]
+# ## How the prompts get in
+#
+# In lesson 5 you wrapped an attention layer. A wrapper stands outside: it needs the rotated
+# queries, and a transformers layer does not hand them out. PEFT wraps too, and it computes the
+# queries a second time in every adapted layer.
+#
+# transformers has a door inside. The layer makes queries, keys and values. Then it looks up the
+# function that does the attention *by name*. `o_proj` comes after it. So whoever registers a
+# function gets exactly what the paper's equations 5 to 8 need.
+#
+# ![LlamaAttention computes query, key and value, then looks up a function by name in a registry.
+# The new entry sdpa_with_prompts calls sdpa for the words, adds the gated prompts, and gives heads
+# back to o_proj](figures/06_attention_by_name.svg)
+
+# %% [markdown]
+# Look through the door first. This spy does what `"sdpa"` does and tells what it was given. Two
+# texts of different length go in, so the shorter one is padded.
+
+
+# %%
+def spy(module, query, key, value, attention_mask, **kwargs):
+    """What sdpa computes; the bottom layer tells what goes in and out."""
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if module.layer_idx == 0:
+        print("query ", tuple(query.shape), " key ", tuple(key.shape))
+        print("output", tuple(output.shape), " scaling", kwargs["scaling"])
+        print("mask  ", None if attention_mask is None else tuple(attention_mask.shape))
+    return output, weights
+
+
+texts = ["The lights of the kitchen", "The lights"]
+two_texts = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+AttentionInterface.register("spy", spy)
+llama.set_attn_implementation("spy")
+with torch.no_grad():
+    llama(**two_texts)
+
+# %% [markdown]
+# Queries come as `(b h s d)`, keys as `(b g t d)`. The output is `(b s h d)`: the words come before
+# the heads. And one thing is missing: the batch has padding, but the **mask is `None`**.
+# transformers builds masks by name too, in a second registry. For a name it does not know it builds
+# none, and it does not complain. The padding would be read as words.
+
+# %%
+AttentionMaskInterface.register("spy", sdpa_mask)
+with torch.no_grad():
+    llama(**two_texts)
+llama.set_attn_implementation("sdpa")
+
+# %% [markdown] tags=["card"]
+# ### Exercise 6.3 · An attention function with prompts
+#
+# *hard ●●● · 15 minutes*
+#
+# Call `sdpa_attention_forward` for the words. If the layer has an `adaption_prompt`, add what its
+# prompts contribute: keys and values through the layer's own projections, then your
+# `gated_prompt_attention`. Prompts use the same scale as the words: `kwargs["scaling"]`.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# The spy shows the call. `getattr(module, "adaption_prompt", None)` tells whether the layer has
+# prompts. `module.k_proj`, `module.v_proj` and `module.head_dim` are all that `prompt_keys_values`
+# needs.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# `gated_prompt_attention` returns `(b h s d)`, sdpa returns `(b s h d)`. They cannot be added as
+# they are. If `h` and `s` happen to be equal, they can, and the result is wrong.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `added = gated_prompt_attention(query, _____, _____, prompt.gate, scale=_____)`, then
+# `return output + rearrange(added, "_____ -> _____"), weights`
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def sdpa_with_prompts(
+    module: nn.Module,
+    query: Float[Tensor, "b h s d"],
+    key: Float[Tensor, "b g t d"],
+    value: Float[Tensor, "b g t d"],
+    attention_mask: Tensor | None,
+    **kwargs,
+) -> tuple[Float[Tensor, "b s h d"], None]:
+    """sdpa over the words, plus the gated prompts of the layer `module` if it has any (eq. 7, 8).
+
+    `kwargs` is what else the model passes on. sdpa needs all of it; `scaling` is the scale of the
+    scores. Returns the heads and what sdpa gave as weights.
+    """
+    ### BEGIN SOLUTION
+    # ~ prompt = getattr(module, "adaption_prompt", None)
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = getattr(module, "adaption_prompt", None)
+    if prompt is None:
+        return output, weights
+    prompt_key, prompt_value = prompt_keys_values(
+        prompt.prompts, module.k_proj, module.v_proj, module.head_dim
+    )
+    scale = kwargs["scaling"]
+    added = gated_prompt_attention(query, prompt_key, prompt_value, prompt.gate, scale=scale)
+    return output + rearrange(added, "b h s d -> b s h d"), weights
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("6.3", "sdpa_with_prompts"):
+    layer = small_llama().model.layers[0].self_attn
+    query, key, value = torch.randn(3, 6, 5, 4), torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4)
+    inputs = (layer, query, key, value, None)
+    words, _ = sdpa_attention_forward(*inputs, scaling=0.3)  # 0.3 is not 1 / sqrt(d)
+
+    result = sdpa_with_prompts(*inputs, scaling=0.3)
+    pair = isinstance(result, tuple) and len(result) == 2
+    assert pair, "return two things as sdpa does: the heads and its weights"
+    unscaled, _ = sdpa_attention_forward(*inputs)
+    mistakes = {"hand **kwargs on to sdpa: the model's own scale is lost": unscaled}
+    assert_close(result[0], words, "b s h d", mistakes=mistakes, what="a layer without prompts")
+
+    # A layer with prompts. Each of the 2 key/value heads serves 3 query heads.
+    prompt = layer.adaption_prompt = AdaptionPrompt(7, 24, 6)
+    nn.init.normal_(prompt.gate)
+    prompt_key, prompt_value = (
+        repeat(projection(prompt.prompts), "p (g d) -> b (g r) p d", b=3, r=3, d=4)
+        for projection in (layer.k_proj, layer.v_proj)
+    )
+    attended = scaled_dot_product_attention(query, prompt_key, prompt_value, scale=0.3)
+    other_scale = scaled_dot_product_attention(query, prompt_key, prompt_value)
+    gate = rearrange(prompt.gate, "h -> h 1 1")
+    right = rearrange(gate.tanh() * attended, "b h s d -> b s h d")
+    mistakes = {
+        "the gate is missing": words + rearrange(attended, "b h s d -> b s h d"),
+        "the gate lacks its tanh": words + rearrange(gate * attended, "b h s d -> b s h d"),
+        "reshape scrambles heads and words; rearrange b h s d to b s h d": words
+        + (gate.tanh() * attended).reshape(words.shape),
+        "the prompts' scores need the scale in kwargs['scaling']": words
+        + rearrange(gate.tanh() * other_scale, "b h s d -> b s h d"),
+        "the words' part is lost: add the prompts to sdpa's output": right,
+    }
+    heads, _ = sdpa_with_prompts(*inputs, scaling=0.3)
+    assert_close(heads, words + right, "b s h d", mistakes=mistakes, what="a layer with prompts")
+
+# %% [raw] tags=["wrong"] says="reshape scrambles heads and words"
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = getattr(module, "adaption_prompt", None)
+    if prompt is None:
+        return output, weights
+    keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, module.head_dim)
+    added = gated_prompt_attention(query, *keys_values, prompt.gate, scale=kwargs["scaling"])
+    return output + added.reshape(output.shape), weights
+"""
+
+# %% [raw] tags=["wrong"] says="The size of tensor a"
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = getattr(module, "adaption_prompt", None)
+    if prompt is None:
+        return output, weights
+    keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, module.head_dim)
+    return output + prompt(query, *keys_values, kwargs["scaling"]), weights
+"""
+
+# %% [raw] tags=["wrong"] says="need the scale in kwargs['scaling']"
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = getattr(module, "adaption_prompt", None)
+    if prompt is None:
+        return output, weights
+    keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, module.head_dim)
+    added = gated_prompt_attention(query, *keys_values, prompt.gate)
+    return output + rearrange(added, "b h s d -> b s h d"), weights
+"""
+
+# %% [raw] tags=["wrong"] says="hand **kwargs on to sdpa"
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask)
+    prompt = getattr(module, "adaption_prompt", None)
+    if prompt is None:
+        return output, weights
+    keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, module.head_dim)
+    added = prompt(query, *keys_values, kwargs["scaling"])
+    return output + rearrange(added, "b h s d -> b s h d"), weights
+"""
+
+# %% [raw] tags=["wrong"] says="the gate lacks its tanh"
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = getattr(module, "adaption_prompt", None)
+    if prompt is None:
+        return output, weights
+    keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, module.head_dim)
+    same, scale = lambda gate: gate, kwargs["scaling"]
+    added = gated_prompt_attention(query, *keys_values, prompt.gate, activation=same, scale=scale)
+    return output + rearrange(added, "b h s d -> b s h d"), weights
+"""
+
+# %% [raw] tags=["wrong"] says="has no attribute 'adaption_prompt'"
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = module.adaption_prompt
+    keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, module.head_dim)
+    added = prompt(query, *keys_values, kwargs["scaling"])
+    return output + rearrange(added, "b h s d -> b s h d"), weights
+"""
+
+# %% [raw] tags=["right"]
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, **kwargs):
+    heads, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if hasattr(module, "adaption_prompt"):
+        prompt, d = module.adaption_prompt, module.head_dim
+        keys_values = prompt_keys_values(prompt.prompts, module.k_proj, module.v_proj, d)
+        heads = heads + prompt(query, *keys_values, kwargs.get("scaling")).transpose(1, 2)
+    return heads, weights
+"""
+
+# %% [raw] tags=["right"]
+"""
+def sdpa_with_prompts(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    output, weights = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+    if "adaption_prompt" not in dict(module.named_children()):
+        return output, weights
+    prompts, gate = module.adaption_prompt.prompts, module.adaption_prompt.gate
+    n_repeats = query.shape[1] // key.shape[1]
+    keys = module.k_proj(prompts).unflatten(-1, (-1, module.head_dim)).permute(1, 0, 2)
+    values = module.v_proj(prompts).unflatten(-1, (-1, module.head_dim)).permute(1, 0, 2)
+    keys, values = (x.repeat_interleave(n_repeats, dim=0) for x in (keys, values))
+    scores = (query @ keys.mT * scaling).softmax(dim=-1)
+    added = gate.tanh()[:, None, None] * (scores @ values)
+    return output + added.permute(0, 2, 1, 3), weights
+"""
+
+# %% [markdown]
+# Now put the pieces together. `AdaptionPrompt` takes the number of prompts, the model's width and
+# its number of query heads. The gates start at zero, so attaching must not change a single bit of
+# the output. That makes a strong check: also for a padded batch, where a lost mask would show.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 6.4 · Attach the prompts
+#
+# *medium ●●○ · 10 minutes*
+#
+# Give each of the topmost layers an `AdaptionPrompt` of its own, at `self_attn.adaption_prompt`, on
+# the model's device. Freeze the rest. Register `sdpa_with_prompts` in **both** registries under one
+# name, and switch the model to it.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# You have all parts: `top_layers`, `freeze_all_but_prompts`, `sdpa_with_prompts`. The cells with
+# the spy show how to register and switch. The mask for your function is the one for sdpa:
+# `sdpa_mask`.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Prompts are `(p m)`: `adapter_len` by `model.config.hidden_size`. The gate is `(h)`:
+# `model.config.num_attention_heads`, not the number of key/value heads. The layers are in
+# `model.model.layers`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# for layer in top_layers(_____, adapter_layers):
+#     prompt = AdaptionPrompt(adapter_len, _____, _____, device=model.device)
+#     layer.self_attn._____ = prompt
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def attach(model: LlamaForCausalLM, adapter_layers: int, adapter_len: int = 10) -> None:
+    """Add prompts (p m) and gates (h) to the topmost `adapter_layers` layers, in place.
+
+    Only they train afterwards. Their gates are zero: the model computes what it did before.
+    """
+    ### BEGIN SOLUTION
+    width, n_heads = model.config.hidden_size, model.config.num_attention_heads
+    for layer in top_layers(model.model.layers, adapter_layers):
+        prompt = AdaptionPrompt(adapter_len, width, n_heads, device=model.device)
+        layer.self_attn.adaption_prompt = prompt
+    freeze_all_but_prompts(model)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    AttentionMaskInterface.register("sdpa_with_prompts", sdpa_mask)
+    model.set_attn_implementation("sdpa_with_prompts")
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("6.4", "attach"):
+    small = small_llama()
+    padding = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
+    inputs = {"input_ids": torch.randint(31, (3, 5)), "attention_mask": padding}
+    before = small(**inputs).logits[:, -1]
+    attach(small, 2, adapter_len=7)
+
+    found = [getattr(layer.self_attn, "adaption_prompt", None) for layer in small.model.layers]
+    has = [number for number, prompt in enumerate(found) if prompt is not None]
+    assert has == [2, 3], f"the topmost 2 of 4 layers are 2 and 3; prompts sit at {has}"
+    assert found[2] is not found[3], "both layers share one AdaptionPrompt; make one for each layer"
+    assert_shape(found[2].prompts, "p m", p=7, m=24)
+    assert len(found[2].gate) != 2, "make one gate for each query head, not each key/value head"
+    assert_shape(found[2].gate, "h", h=6)
+    frozen = [p.requires_grad for name, p in small.named_parameters() if "adaption" not in name]
+    assert not any(frozen), "the base still trains: call freeze_all_but_prompts"
+    trains = all(p.requires_grad for p in found[2].parameters())
+    assert trains, "the new prompts do not train: freeze after they are in the model"
+
+    closed = small(**inputs).logits[:, -1]
+    said = "the gates are zero, yet a padded batch gives other logits: register the mask as well"
+    assert torch.equal(closed, before), said
+    for prompt in found[2:]:
+        nn.init.ones_(prompt.gate)
+    changed = not torch.equal(small(**inputs).logits[:, -1], before)
+    assert changed, "open gates change nothing: is the model switched to the new function?"
+
+# %% [raw] tags=["wrong"] says="register the mask as well"
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    config = model.config
+    for layer in top_layers(model.model.layers, adapter_layers):
+        layer.self_attn.adaption_prompt = AdaptionPrompt(
+            adapter_len, config.hidden_size, config.num_attention_heads
+        )
+    freeze_all_but_prompts(model)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    model.set_attn_implementation("sdpa_with_prompts")
+"""
+
+# %% [raw] tags=["wrong"] says="is the model switched"
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    config = model.config
+    for layer in top_layers(model.model.layers, adapter_layers):
+        layer.self_attn.adaption_prompt = AdaptionPrompt(
+            adapter_len, config.hidden_size, config.num_attention_heads
+        )
+    freeze_all_but_prompts(model)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    AttentionMaskInterface.register("sdpa_with_prompts", sdpa_mask)
+"""
+
+# %% [raw] tags=["wrong"] says="share one AdaptionPrompt"
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    prompt = AdaptionPrompt(
+        adapter_len, model.config.hidden_size, model.config.num_attention_heads
+    )
+    for layer in top_layers(model.model.layers, adapter_layers):
+        layer.self_attn.adaption_prompt = prompt
+    freeze_all_but_prompts(model)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    AttentionMaskInterface.register("sdpa_with_prompts", sdpa_mask)
+    model.set_attn_implementation("sdpa_with_prompts")
+"""
+
+# %% [raw] tags=["wrong"] says="freeze after they are in the model"
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    for layer in top_layers(model.model.layers, adapter_layers):
+        layer.self_attn.adaption_prompt = AdaptionPrompt(
+            adapter_len, model.config.hidden_size, model.config.num_attention_heads
+        )
+    model.requires_grad_(False)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    AttentionMaskInterface.register("sdpa_with_prompts", sdpa_mask)
+    model.set_attn_implementation("sdpa_with_prompts")
+"""
+
+# %% [raw] tags=["wrong"] says="one gate for each query head"
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    for layer in top_layers(model.model.layers, adapter_layers):
+        layer.self_attn.adaption_prompt = AdaptionPrompt(
+            adapter_len, model.config.hidden_size, model.config.num_key_value_heads
+        )
+    freeze_all_but_prompts(model)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    AttentionMaskInterface.register("sdpa_with_prompts", sdpa_mask)
+    model.set_attn_implementation("sdpa_with_prompts")
+"""
+
+# %% [raw] tags=["right"]
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    name = "my_attention"
+    AttentionInterface.register(name, sdpa_with_prompts)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    model.set_attn_implementation(name)
+    sizes = (adapter_len, model.config.hidden_size, model.config.num_attention_heads)
+    for layer in top_layers(list(model.model.layers), adapter_layers):
+        layer.self_attn.add_module("adaption_prompt", AdaptionPrompt(*sizes).to(model.device))
+    freeze_all_but_prompts(model)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    for attention in [layer.self_attn for layer in top_layers(model.model.layers, adapter_layers)]:
+        weight = attention.q_proj.weight
+        n_heads = weight.shape[0] // attention.head_dim
+        attention.adaption_prompt = AdaptionPrompt(
+            adapter_len, weight.shape[1], n_heads, device=weight.device
+        )
+    for registry, function in (
+        (AttentionInterface, sdpa_with_prompts),
+        (AttentionMaskInterface, sdpa_mask),
+    ):
+        registry.register("sdpa_with_prompts", function)
+    model.set_attn_implementation("sdpa_with_prompts")
+"""
+
+# %% [markdown]
+# Now the real model: all 30 layers, 10 prompts each. Four commands for a home go through it before
+# and after. Then one gate in the middle is opened a little.
+#
+# The registry keeps the function itself. If you change `sdpa_with_prompts` later, attach again.
+
+# %%
+unseen = [encode(row, tokenizer) for row in home_commands("test", 4)]
+unseen = collate(unseen, tokenizer.pad_token_id)
+torch.manual_seed(0)
+with torch.no_grad():
+    bare = llama(**unseen)
+    attach(llama, 30)
+    print("zero gates, same logits:", torch.equal(llama(**unseen).logits, bare.logits))
+    llama.model.layers[15].self_attn.adaption_prompt.gate[0] = 0.1
+    print("one open gate, same logits:", torch.equal(llama(**unseen).logits, bare.logits))
+    llama.model.layers[15].self_attn.adaption_prompt.gate[0] = 0.0
+
+# %% [markdown]
+# ## How many numbers
+#
+# The paper says 1.2 million for LLaMA-7B (Table 3). You can predict the exact number. L = 30 layers
+# each have K = 10 prompts of the model's width, 4096, and one gate for each of 32 heads.
+
+# %%
+print(f"{30 * (10 * 4096 + 32):,}")
+
+# %% [markdown] tags=["card"]
+# ### Exercise 6.5 · Count parameters
+#
+# *easy ●○○ · 5 minutes*
+#
+# Return two counts: how many numbers train, and how many there are in all. Many Llamas use one
+# matrix both to read words and to predict them. It counts once.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# `model.parameters()` lists each parameter once, also a shared one. `state_dict()` lists it under
+# both of its names.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# A parameter of shape `(p m)` holds p times m numbers: `numel()`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `sizes = [(p._____(), p._____) for p in model.parameters()]`, then two sums
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.adapt"
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many numbers train, and how many there are in all (shared weights count once)."""
+    ### BEGIN SOLUTION
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("6.5", "count_parameters"):
+    small = small_llama()
+    attach(small, 2, adapter_len=7)
+    adapter = 2 * (7 * 24 + 6)
+    attention, mlp, norms = 24 * (24 + 8 + 8 + 24), 3 * 24 * 40, 2 * 24
+    words = 31 * 24  # one matrix at both ends
+    total = words + 4 * (attention + mlp + norms) + 24 + adapter
+
+    result = count_parameters(small)
+    pair = isinstance(result, (tuple, list)) and len(result) == 2
+    assert pair, f"return two numbers, those that train and all; got {result!r}"
+    trainable, everything = result
+    tensors = {"that is the number of tensors; count the numbers in them": 4}
+    assert_close(trainable, adapter, mistakes={**tensors, "all comes second": total}, what="trains")
+    mistakes = {
+        "the word matrix is counted twice: it is one, with two names": total + words,
+        "that is the base alone; the prompts are a part of the model too": total - adapter,
+    }
+    assert_close(everything, total, mistakes=mistakes, what="all")
+
+# %% [raw] tags=["wrong"] says="the word matrix is counted twice"
+"""
+def count_parameters(model):
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trainable, sum(tensor.numel() for tensor in model.state_dict().values())
+"""
+
+# %% [raw] tags=["wrong"] says="that is the number of tensors"
+"""
+def count_parameters(model):
+    parameters = list(model.parameters())
+    return len([p for p in parameters if p.requires_grad]), len(parameters)
+"""
+
+# %% [raw] tags=["wrong"] says="all comes second"
+"""
+def count_parameters(model):
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+"""
+
+# %% [raw] tags=["wrong"] says="that is the base alone"
+"""
+def count_parameters(model):
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return trainable, sum(p.numel() for p in parameters if not p.requires_grad)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def count_parameters(model):
+    trainable = total = 0
+    for parameter in model.parameters():
+        total += parameter.numel()
+        if parameter.requires_grad:
+            trainable += parameter.numel()
+    return trainable, total
+"""
+
+# %% [raw] tags=["right"]
+"""
+def count_parameters(model):
+    once = {id(p): p for _, p in model.named_parameters(remove_duplicate=False)}.values()
+    return sum(p.numel() * p.requires_grad for p in once), sum(p.nelement() for p in once)
+"""
+
+# %% [markdown]
+# LLaMA-7B has 13 GB of weights. You need none of them to count. On PyTorch's `meta` device, tensors
+# have a shape and no content. So this builds the whole model in a moment, with your `attach`.
+
+# %%
+with torch.device("meta"):
+    shape = dict(hidden_size=4096, intermediate_size=11008, vocab_size=32000)
+    llama_7b = LlamaForCausalLM(LlamaConfig(num_hidden_layers=32, num_attention_heads=32, **shape))
+attach(llama_7b, adapter_layers=30, adapter_len=10)
+for name, model in {"LLaMA-7B": llama_7b, "the course's Llama": llama}.items():
+    trainable, total = count_parameters(model)
+    print(f"{name}: {trainable:,} of {total:,} train ({trainable / total:.3%})")
+
+# %% [markdown]
+# 1,229,760: the prediction holds. PEFT gives 1,228,830 for the same settings. It has one gate for a
+# layer, not one for each head: 930 numbers less.
+
+# %% [markdown]
+# ## A few steps
+#
+# Does it learn? The task: turn a command for a home into JSON. Lesson 7 looks at these data, lesson
+# 10 does the full training. Eight steps of four commands are enough to see the loss fall. It is
+# measured on four other commands, with rooms and phrasings that never occur in training.
+
+# %%
+row = home_commands("test", 1)[0]
+print(row["instruction"], "->", row["output"])
+
+# %%
+rows = [encode(row, tokenizer) for row in home_commands("train", 32)]
+batches = [collate(rows[i : i + 4], tokenizer.pad_token_id) for i in range(0, 32, 4)]
+optimizer = torch.optim.AdamW([p for p in llama.parameters() if p.requires_grad], lr=3e-2)
+losses = []
+for batch in batches:
+    loss = llama(**batch).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+
+with torch.no_grad():
+    after = llama(**unseen)
+print(f"loss on unseen commands before: {bare.loss:.2f}")
+print("after 8 steps it is below 1:", bool(after.loss < 1))
+
+# %%
+# alt: Left, the loss falls over 8 steps. Right, a bar for each layer: all gates opened a little.
+openings = torch.stack(
+    [layer.self_attn.adaption_prompt.gate_opening.detach() for layer in llama.model.layers]
+)
+_, (left, right) = plt.subplots(1, 2, figsize=(7, 3), width_ratios=[2, 3])
+plot_loss(left, losses)
+right.bar(range(30), openings.abs().mean(dim=1), color=BLUE, label="mean of the layer")
+for head in openings.abs().unbind(dim=1):
+    right.plot(range(30), head, ".", color=ORANGE, markersize=3)
+right.plot([], [], ".", color=ORANGE, label="one head")
+right.set(xlabel="layer", ylabel="gate opening, |tanh(g)|", ylim=(0, 1.25 * openings.abs().max()))
+right.legend(frameon=False, ncols=2, loc="upper left")
+plt.show()
+
+# %% [markdown]
+# All gates left zero, and the upper layers' gates went further. What does the model answer now? It
+# has seen 32 commands, each of them once.
+
+# %% tags=["nbval-ignore-output"]
+question = torch.tensor([encode_prompt(tokenizer, row["instruction"])])
+greedy = dict(do_sample=False, attention_mask=torch.ones_like(question))
+for name, implementation in {"before": "sdpa", "after": "sdpa_with_prompts"}.items():
+    llama.set_attn_implementation(implementation)
+    answer = llama.generate(question, max_new_tokens=24, **greedy)[0, question.shape[1] :]
+    print(f"{name}: {tokenizer.decode(answer, skip_special_tokens=True)!r}")
+
+# %% [markdown]
+# It has learnt the form, and not yet all of the content. "Before" needed no second
+# model: one name in the config switches the prompts off.
+#
+# `generate` gives the model one new word at a time and keeps the keys and values of the earlier
+# ones. That cache is the model's own business. Prompts do not pass through it, so it must not
+# matter.
+
+# %%
+short = dict(max_new_tokens=6, **greedy)
+cached = llama.generate(question, use_cache=True, **short)
+recomputed = llama.generate(question, use_cache=False, **short)
+print("same words with and without cache:", torch.equal(cached, recomputed))
+
+# %% [markdown]
+# ## Keep only the adapter
+#
+# The base is on everybody's disk already. What you share is the adapter. `state_dict()` would write
+# all of it. You want the prompts and gates, and nothing else.
+#
+# Loading has a silent failure: `load_state_dict(..., strict=False)` accepts a file that holds only
+# some of the names, or none. You would go on with random prompts.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 6.6 · Save and load the prompts
+#
+# *medium ●●○ · 10 minutes*
+#
+# Write the prompts and gates, under their full names, to a safetensors file. Read such a file back
+# into a model that has prompts attached, without replacing its parameters. Refuse a file whose
+# names or shapes are not the model's with a `ValueError` or `RuntimeError`.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# `model.named_parameters()` gives names and parameters; those with `".adaption_prompt."` in the
+# name are yours. `load_state_dict` copies into the parameters that are there.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# `load_state_dict` compares shapes, also with `strict=False`. `parameter.copy_(tensor)` does not:
+# it spreads a file with one prompt, `(1 m)`, over all `p`.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# expected = {name for name, _ in model._____() if ".adaption_prompt." in name}
+# if set(_____) != expected:
+#     raise ValueError(...)
+# model.load_state_dict(_____, strict=_____)
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def save_prompts(model: nn.Module, path: Path) -> None:
+    """Write the model's prompts (p m) and gates (h), and nothing of the base."""
+    ### BEGIN SOLUTION
+    parameters = model.named_parameters()
+    save_file({name: p.detach() for name, p in parameters if ".adaption_prompt." in name}, path)
+    ### END SOLUTION
+
+
+def load_prompts(model: nn.Module, path: Path) -> None:
+    """Read what `save_prompts` wrote into the model's own prompts, in place.
+
+    Raises ValueError or RuntimeError if names or shapes are not those of the model.
+    """
+    ### BEGIN SOLUTION
+    tensors = load_file(path)
+    expected = {name for name, _ in model.named_parameters() if ".adaption_prompt." in name}
+    if different := sorted(expected ^ set(tensors)):
+        raise ValueError(
+            f"{path.name} is not for this model: {different[0]} is only in one of them"
+        )
+    model.load_state_dict(tensors, strict=False)
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("6.6", "save_prompts", "load_prompts"):
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    path = Path(folder.name, "prompts.safetensors")
+    models = {(2, 7): small_llama(), (3, 7): small_llama(), (2, 1): small_llama()}
+    for (adapter_layers, adapter_len), model in models.items():
+        attach(model, adapter_layers, adapter_len)
+        save_prompts(model, path.with_stem(f"{adapter_layers}_{adapter_len}"))
+    saved = load_file(path.with_stem("2_7"))
+    own = {n: p.detach() for n, p in models[2, 7].named_parameters() if "adaption_prompt" in n}
+    base = [name for name in saved if "adaption_prompt" not in name]
+    assert not base, f"the file holds {len(base)} tensors of the base, as {base[0]}"
+    missing = sorted(own.keys() - saved.keys())
+    assert not missing, f"the file lacks {len(missing)} of {len(own)} tensors, as {missing[0]}"
+    for name, tensor in own.items():
+        assert_close(saved[name], tensor, what=name)
+
+    fresh = small_llama()
+    attach(fresh, 2, adapter_len=7)
+    before = dict(fresh.named_parameters())
+    load_prompts(fresh, path.with_stem("2_7"))
+    for name, parameter in fresh.named_parameters():
+        said = "was replaced by another object: an optimizer would go on with the old one"
+        assert parameter is before[name], f"{name} {said}"
+        if name in own:
+            assert_close(parameter, own[name], what=name)
+
+    for other, word in {"3_7": "3 layers", "2_1": "1 prompt in each layer"}.items():
+        try:
+            load_prompts(fresh, path.with_stem(other))
+        except (ValueError, RuntimeError):
+            continue
+        raise AssertionError(f"a file with {word} was read into 2 layers of 7 prompts, silently")
+    folder.cleanup()
+
+# %% [raw] tags=["wrong"] says="tensors of the base"
+"""
+def save_prompts(model, path):
+    save_file({name: p.detach().clone() for name, p in model.state_dict().items()}, path)
+
+
+def load_prompts(model, path):
+    model.load_state_dict(load_file(path))
+"""
+
+# %% [raw] tags=["wrong"] says="a file with 3 layers was read"
+"""
+def save_prompts(model, path):
+    save_file({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, path)
+
+
+def load_prompts(model, path):
+    model.load_state_dict(load_file(path), strict=False)
+"""
+
+# %% [raw] tags=["wrong"] says="a file with 1 prompt in each layer was read"
+"""
+def save_prompts(model, path):
+    save_file({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, path)
+
+
+def load_prompts(model, path):
+    tensors = load_file(path)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if own.keys() != tensors.keys():
+        raise ValueError("this file is for another model")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+"""
+
+# %% [raw] tags=["wrong"] says="the file lacks 2 of 4 tensors"
+"""
+def save_prompts(model, path):
+    save_file({n: p.detach() for n, p in model.named_parameters() if n.endswith("prompts")}, path)
+
+
+def load_prompts(model, path):
+    model.load_state_dict(load_file(path), strict=False)
+"""
+
+# %% [raw] tags=["wrong"] says="was replaced by another object"
+"""
+def save_prompts(model, path):
+    save_file({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, path)
+
+
+def load_prompts(model, path):
+    for name, tensor in load_file(path).items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        setattr(module, name.rpartition(".")[2], nn.Parameter(tensor))
+"""
+
+# %% [raw] tags=["right"]
+"""
+def save_prompts(model, path):
+    save_file({name: p.data for name, p in model.named_parameters() if p.requires_grad}, path)
+
+
+def load_prompts(model, path):
+    tensors = load_file(path)
+    problems = model.load_state_dict(tensors, strict=False)
+    lost = [name for name in problems.missing_keys if "adaption_prompt" in name]
+    if lost or problems.unexpected_keys:
+        raise ValueError(f"does not fit: {lost} {problems.unexpected_keys}")
+"""
+
+# %% [raw] tags=["right"]
+"""
+def prompts_of(model):
+    return {
+        f"{name}.{part}": tensor
+        for name, module in model.named_modules()
+        if isinstance(module, AdaptionPrompt)
+        for part, tensor in module.named_parameters()
+    }
+
+
+def save_prompts(model, path):
+    save_file({name: p.detach().clone() for name, p in prompts_of(model).items()}, path)
+
+
+def load_prompts(model, path):
+    tensors, own = load_file(path), prompts_of(model)
+    shapes = [{name: t.shape for name, t in found.items()} for found in (tensors, own)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("this file does not fit the model")
+    for name, parameter in own.items():
+        parameter.data.copy_(tensors[name])
+"""
+
+# %% [markdown]
+# Save what eight steps have taught. Then make the model forget: new random prompts, gates at zero.
+# Loading brings the same logits back.
+
+# %%
+folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+my_file = Path(folder.name, "prompts.safetensors")
+save_prompts(llama, my_file)
+print(f"the adapter's file: {my_file.stat().st_size / 1e6:.1f} MB")
+trainable, total = count_parameters(llama)
+print(f"the base, in float32: {4 * (total - trainable) / 1e6:.0f} MB")
+
+attach(llama, 30)
+with torch.no_grad():
+    print("forgotten, as the bare model:", torch.equal(llama(**unseen).logits, bare.logits))
+    load_prompts(llama, my_file)
+    print("loaded, as after training:", torch.equal(llama(**unseen).logits, after.logits))
+
+# %% [markdown]
+# ## What you wrote is the library
+#
+# A second copy of the Llama, this time with the library's `add_adaption_prompts`. It gets your
+# trained prompts. Then its own `save_adapter` writes them.
+
+# %%
+adapted, _ = load_llama()
+add_adaption_prompts(adapted)
+with torch.no_grad():
+    for number, prompt in adapter_prompts(adapted, "default").items():
+        mine = llama.model.layers[number].self_attn.adaption_prompt
+        prompt.load_state_dict(mine.state_dict())
+    difference = (adapted(**unseen).logits - after.logits).abs().max()
+print("largest difference of the logits is below 1e-4:", bool(difference < 1e-4))
+
+saved = save_adapter(adapted, Path(folder.name, "adapter"))
+print("the library's files:", *sorted(file.name for file in saved.iterdir()))
+mine, theirs = load_file(my_file), load_file(saved / "adapter_model.safetensors")
+yours = "model.layers.{}.self_attn.adaption_prompt.{}"  # the library's name is layers.29.gate
+same = [torch.equal(mine[yours.format(*key.split(".")[1:])], theirs[key]) for key in theirs]
+print(f"{len(mine)} tensors in your file, {len(theirs)} in the library's; {sum(same)} are equal")
+
+# %% [markdown]
+# The same numbers. What the library adds is care: other models than Llama, 16-bit bases, several
+# adapters side by side, prompt keys kept while text is generated, and a settings file beside the
+# weights, which says what shape of base the adapter needs.
+#
+# One more comparison, with the functions you wrote in lessons 1 to 4. Take what goes into the top
+# layer's attention and what comes out. Then compute the second from the first by hand, lesson by
+# lesson. If it agrees, your functions are what runs inside the adapted Llama.
+
+# %%
+seen = {}
+
+
+def keep(module, args, kwargs, output):
+    """Remember what goes into an attention layer and what comes out."""
+    seen.update(hidden=kwargs["hidden_states"], output=output[0])
+
+
+attention = adapted.model.layers[29].self_attn
+hook = attention.register_forward_hook(keep, with_kwargs=True)
+with torch.no_grad():
+    adapted(unseen["input_ids"])
+hook.remove()
+
+# %%
+prompt, hidden = attention.adaption_prompts["default"], seen["hidden"]
+head_dim, theta = attention.head_dim, AttentionLayer.from_llama(attention).theta
+with torch.no_grad():
+    query = split_heads(attention.q_proj(hidden), head_dim)  # lesson 1
+    key = split_heads(attention.k_proj(hidden), head_dim)
+    value = split_heads(attention.v_proj(hidden), head_dim)
+
+    position = rearrange(torch.arange(hidden.shape[1]), "s -> 1 s")  # lesson 2
+    cos, sin = rotary_tables(position, head_dim, theta)
+    query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
+    heads = causal_attention(query, key, value)
+
+    projections = attention.k_proj, attention.v_proj  # lesson 3
+    prompt_key, prompt_value = prompt_keys_values(prompt.prompts, *projections, head_dim)
+
+    heads = heads + gated_prompt_attention(query, prompt_key, prompt_value, prompt.gate)  # lesson 4
+    output = attention.o_proj(merge_heads(heads))
+difference = (output - seen["output"]).abs().max() / seen["output"].abs().max()
+print("by hand, as in the running model:", bool(difference < 1e-4))
+
+# %% [markdown]
+# ## The same numbers as PEFT
+#
+# PEFT computes something close to yours: one gate for a whole layer, without tanh. Your layer can
+# play that: give all heads of a layer the same gate, atanh(c) where PEFT has c. The next cell does
+# it, with the same prompts in both. If PEFT is not installed (`pip install peft`), it only says so;
+# the output you see here is stored.
+
+# %% tags=["nbval-skip"]
+has_peft = importlib.util.find_spec("peft") is not None
+if not has_peft:
+    print("PEFT is not installed, so nothing was compared.")
+else:
+    import peft
+
+    other, _ = load_llama()
+    settings = dict(adapter_len=10, adapter_layers=30, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.get_peft_model(other, peft.AdaptionPromptConfig(**settings))  # changes it in place
+    with torch.no_grad():
+        for number, layer in enumerate(llama.model.layers):
+            mine, theirs = layer.self_attn.adaption_prompt, other.model.layers[number].self_attn
+            opening = torch.tensor(0.005 + 0.0005 * number)
+            theirs.adaption_prompt.copy_(mine.prompts)
+            theirs.adaption_gate.fill_(opening)
+            mine.gate.fill_(opening.atanh())
+        mine, theirs = llama(**unseen).logits, other(**unseen).logits
+        load_prompts(llama, my_file)
+    print(f"open gates move the logits by up to {(mine - bare.logits).abs().max():.2g}")
+    difference = (mine - theirs).abs().max()
+    assert difference < 1e-5 * theirs.abs().max()
+    print(f"you and PEFT differ by up to {difference:.0e}; the largest logit is {theirs.max():.0f}")
+
+# %% [markdown]
+# ## Where PEFT is wrong
+#
+# PEFT wraps the layer, so the prompts' part passes through `o_proj` on its own: o(a) + o(b). You
+# add inside: o(a + b). In lesson 5 the two were the same, because the course's Llama has no bias
+# there. With a bias they are not. Take a closed gate: the prompts add zero.
+
+# %%
+torch.manual_seed(0)
+o_proj = nn.Linear(576, 576, bias=True)
+words, nothing = torch.randn(576), torch.zeros(576)
+extra = (o_proj(words) + o_proj(nothing)) - o_proj(words + nothing)
+print("outside minus inside is the bias:", torch.allclose(extra, o_proj.bias, atol=1e-5))
+
+# %% [markdown]
+# The bias counts twice, in every adapted layer, with all gates at zero. Llamas with
+# `attention_bias=True` have such biases. The next cell gives the course's Llama small random ones
+# and asks both adapters for their very first output. It should be that of the bare model.
+
+# %% tags=["nbval-skip"]
+biased, _ = load_llama()
+torch.manual_seed(0)
+for layer in biased.model.layers:
+    layer.self_attn.o_proj.bias = nn.Parameter(0.01 * torch.randn(576))
+with torch.no_grad():
+    expected = biased(**unseen).logits
+    attach(biased, 30)
+    mine = biased(**unseen).logits
+    assert torch.equal(mine, expected)
+    print("your gates at zero: the bare model's logits, bit for bit")
+    if has_peft:
+        biased.set_attn_implementation("sdpa")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peft.get_peft_model(biased, peft.AdaptionPromptConfig(**settings))
+        theirs = biased(**unseen).logits
+        assert not torch.allclose(theirs, expected, atol=0.1)
+        print(f"PEFT's gates at zero: logits off by up to {(theirs - expected).abs().max():.2g}")
+        wrong = (theirs.argmax(dim=-1) != expected.argmax(dim=-1)).float().mean()
+        print(f"PEFT predicts another next word in {wrong:.0%} of the places")
+
+# %% [markdown]
+# ## Looking inside
+#
+# You can ask the model what its heads do with the prompts. `prompt_weights` runs it once and
+# returns each layer's softmax over the prompts, before the gate: `(b h s p)`. The test command from
+# above goes in.
+
+# %%
+weights = prompt_weights(adapted, question)
+print("layers:", len(weights), " b h s p:", tuple(weights[29].shape))
+sums = torch.stack([layer.sum(dim=-1) for layer in weights.values()])
+print("they sum to 1:", torch.allclose(sums, torch.ones_like(sums)))
+largest = torch.stack([layer.amax(dim=-1) for layer in weights.values()])
+print("the largest of ten is on average above 0.7:", bool(largest.mean() > 0.7))
+
+# %%
+# alt: Two heatmaps of the top layer: heads by prompts, and for one head words by prompts.
+prompt = adapter_prompts(adapted, "default")[29]
+widest = int(prompt.gate_opening.abs().argmax())
+by_head = weights[29][0].mean(dim=1)
+by_word = weights[29][0, widest, -16:]
+_, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[1, 1])
+slots = range(10)
+heatmap(left, by_head, rows="head", columns="prompt", vmin=0, vmax=1, title="mean over the words")
+left.set(xticks=slots, yticks=range(9))
+names = [repr(tokenizer.decode(token)) for token in question[0, -16:]]
+heatmap(right, by_word, row_labels=names, columns="prompt", vmin=0, vmax=1, title=f"head {widest}")
+right.set(xticks=slots)
+right.figure.colorbar(right.images[0], ax=right, label="weight")
+plt.show()
+
+# %% [markdown]
+# Each head of the left picture has its favourites: most of its weight goes to one to three of the
+# ten prompts. On the right, the favourite changes from word to word. That is what the query does:
+# the same prompts, read differently by each word.
+#
+# One reason for such sharp choices is the start. Prompts are drawn with standard deviation 1. Are
+# words of that size, when they meet the same projections?
+
+# %%
+sizes = {"words": hidden, "prompts": prompt.prompts.detach()}
+for name, x in sizes.items():
+    print(f"{name}: typical entry {x.square().mean().sqrt():.1f}")
+
+# %% [markdown]
+# Words reach the projections normed, at less than half the prompts' size. So the prompts' scores
+# are larger and their softmax is sharper. The authors' code starts this way too. In the library the
+# start is a setting: `init_std`.
+
+# %% [markdown]
+# ## What you have built
+#
+# * A choice of layers that means what it says, also for zero.
+# * A base that is frozen, and prompts that train: 173,070 numbers of 134.7 million.
+# * An attention function inside transformers. It leaves queries, masks and cache to the model.
+# * A file of 0.7 MB that turns the base into your model.
+#
+# Next, in lesson 7: the data. Which words of a row is the model asked to learn, and how do you know
+# that it did not just learn the rooms by heart?
+#
+# ## Three questions to think about
+#
+# **1.** You attach prompts to the top 10 layers, not to all 30. Which part of a training step gets
+# shorter, and which does not?
+#
+# <details><summary>Answer</summary>
+#
+# The backward pass: below layer 20 nothing needs a gradient, so it stops there. The forward pass
+# still goes through all 30 layers.
+#
+# </details>
+#
+# **2.** LoRA's update can be added into the base's weights after training. Can these prompts?
+#
+# <details><summary>Answer</summary>
+#
+# No. What the prompts add depends on the query through a softmax. No fixed change of a weight
+# matrix does the same. The adapter stays a separate part, and therefore it can be swapped in a
+# moment.
+#
+# </details>
+#
+# **3.** Somebody loads your file into another Llama of the same shape, trained on other data. Names
+# and shapes fit. What happens?
+#
+# <details><summary>Answer</summary>
+#
+# Nothing complains, and the answers are bad. Your prompts were learnt for the key and value
+# projections of this base. Shapes cannot tell two bases apart, so say beside the file which base it
+# belongs to.
+#
+# </details>

@@ -1,0 +1,50 @@
+"""Fixtures shared by the tests: the course's Llama, and small random models of many families."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from llama_adapter_edu import load_llama
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """(model, tokenizer) of the course's Llama, shared by all tests: do not change it."""
+    return load_llama()
+
+
+@pytest.fixture
+def fresh_llama():
+    """(model, tokenizer) of the course's Llama, for one test to change as it likes."""
+    return load_llama()
+
+
+@pytest.fixture
+def tiny():
+    """`tiny("qwen3", head_dim=32)`: a small random model of that family, the same each time."""
+
+    def build(family="llama", attn_implementation="eager", dtype=torch.float32, **settings):
+        shape = {
+            "vocab_size": 96,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+        torch.manual_seed(0)
+        config = CONFIG_MAPPING[family](**shape | settings)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
+        return model.to(dtype).eval()
+
+    return build

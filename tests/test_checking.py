@@ -1,0 +1,253 @@
+"""`check`: what it does with right, missing, wrong and harmful answers."""
+
+import random
+import sys
+from types import ModuleType
+
+import course
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbclient import NotebookClient
+from torch import nn
+
+from llama_adapter_edu import _verdict
+from llama_adapter_edu.checking import CheckFailed, check
+
+CHECK = """
+with check("99.1", "double"):
+    x = torch.arange(3.0)
+    assert torch.equal(double(x), x + x), "twice x"
+"""
+RIGHT = "def double(x):\n    return 2 * x\n"
+
+
+class Reference(ModuleType):
+    """The course's solution of lesson 99."""
+
+    @staticmethod
+    def double(x):
+        return x + x
+
+    class Gate(nn.Module):
+        def forward(self, x):
+            return x
+
+
+@pytest.fixture(autouse=True)
+def reference(monkeypatch):
+    module = Reference("llama_adapter_edu.reference.lesson_99")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+@pytest.fixture
+def notebook():
+    return {"check": check, "torch": torch, "nn": nn, "np": np, "random": random}
+
+
+def run(notebook: dict, *cells: str) -> str | None:
+    """The message of the check that fails, if one does."""
+    try:
+        for number, source in enumerate(cells):
+            course.execute(source, f"<cell {number} of {abs(hash(source))}>", notebook)
+    except CheckFailed as error:
+        return str(error)
+    return None
+
+
+def test_a_right_answer_passes_and_stays(notebook, capsys):
+    assert run(notebook, RIGHT, CHECK) is None
+    assert capsys.readouterr().out == "✓ exercise 99.1 double: solved\n"
+    assert notebook["double"].__code__.co_filename.startswith("<cell")
+
+
+WRONG = {
+    "stub": ("def double(x):\n    raise NotImplementedError", "○", "not solved yet"),
+    "wrong": ("def double(x):\n    return 3 * x", "✗", "twice x"),
+    "crash": ("def double(x):\n    return x[7]", "✗", "IndexError: index 7 is out of bounds"),
+    "not implemented by torch": (
+        "def double(x):\n    raise NotImplementedError('no kernel for CPU')",
+        "✗",
+        "NotImplementedError: no kernel for CPU",
+    ),
+    "not a function": ("double = 2", "✗", "double should be a function, but it is of type int"),
+    "recursion": ("def double(x):\n    return double(x)", "✗", "endless recursion"),
+    "in place": (
+        "def double(x):\n    return x.mul_(2)",
+        "✗",
+        "double changes its input x in place",
+    ),
+    "exit": ("def double(x):\n    raise SystemExit(0)", "✗", "SystemExit: 0"),
+    "endless loop": (
+        "def double(x):\n    while True:\n        pass",
+        "✗",
+        "it did not finish within 0.5 seconds",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "mark", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_is_told_in_words_and_replaced(notebook, reference, answer, mark, words):
+    source = CHECK.replace('"double")', '"double", seconds=0.5)')
+    message = run(notebook, answer, source)
+    assert message.startswith(f"{mark} exercise 99.1 double: {words}")
+    assert "the cells below use the reference" in message
+    assert notebook["double"] is reference.double
+
+
+def test_a_crash_shows_the_learners_line(notebook):
+    assert "  at  return x[7]" in run(notebook, "def double(x):\n    return x[7]", CHECK)
+
+
+def test_an_assert_without_words_is_quoted(notebook):
+    source = 'with check("99.1", "double"):\n    assert double(1) == 2'
+    message = run(notebook, "def double(x):\n    return x", source)
+    assert "this does not hold: assert double(1) == 2" in message
+
+
+def test_a_name_that_a_syntax_error_left_undefined(notebook, reference):
+    assert "double is not defined. Run its cell" in run(notebook, CHECK)
+    assert notebook["double"] is reference.double
+
+
+def test_the_reference_itself_is_no_answer(notebook, reference):
+    notebook["double"] = reference.double
+    assert "double is not defined" in run(notebook, CHECK)
+
+
+def test_a_class_should_be_a_class(notebook):
+    message = run(notebook, "Gate = 1", 'with check("99.2", "Gate"):\n    pass')
+    assert "Gate should be a class" in message
+
+
+def test_running_a_check_again_judges_the_learners_object(notebook):
+    wrong = "def double(x):\n    return 3 * x"
+    first = run(notebook, wrong, CHECK)
+    assert run(notebook, CHECK) == first
+    assert run(notebook, RIGHT, CHECK) is None
+    assert notebook["double"](2) == 4
+
+
+def test_a_check_run_before_its_cell_stays_undefined_until_the_cell_runs(notebook):
+    for _ in range(2):
+        assert "double is not defined" in run(notebook, CHECK)
+    assert run(notebook, RIGHT, CHECK) is None
+
+
+def test_several_names_fall_back_together(notebook, reference):
+    gate = "class Gate(nn.Module):\n    pass"
+    source = 'with check("99.1", "double", "Gate"):\n    assert double(1) == 2, "twice"'
+    assert "99.1 double, Gate: twice" in run(notebook, "double = lambda x: x", gate, source)
+    assert notebook["Gate"] is reference.Gate
+
+
+def test_a_lesson_without_reference_still_fails(notebook):
+    message = run(
+        notebook, "def f():\n    return 1", 'with check("98.1", "f"):\n    assert f() == 2'
+    )
+    assert message.startswith("✗ exercise 98.1 f")
+    assert "reference" not in message
+
+
+def test_in_place_changes_in_a_module_are_caught_and_the_class_is_left_as_it_was(notebook):
+    gate = "class Gate(nn.Module):\n    def forward(self, x):\n        return x.add_(1)"
+    source = 'with check("99.2", "Gate"):\n    Gate()(torch.ones(2))'
+    run(notebook, gate)
+    theirs, forward = notebook["Gate"], notebook["Gate"].forward
+    assert "Gate.forward changes its input x in place" in run(notebook, source)
+    assert theirs.forward is forward
+
+
+def test_in_place_changes_can_be_the_task(notebook):
+    answer = "def double(x):\n    x.mul_(2)"
+    source = """
+with check("99.1", "double", in_place=True):
+    x = torch.ones(2)
+    double(x)
+    assert x.sum() == 4
+"""
+    assert run(notebook, answer, source) is None
+
+
+def test_a_check_leaves_random_state_and_settings_as_found(notebook):
+    answer = """
+def double(x):
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_default_device("meta")
+    return 2 * x
+"""
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    threads = torch.get_num_threads()
+    assert run(notebook, answer, CHECK) is None
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.is_grad_enabled()
+    assert torch.get_default_device().type == "cpu"
+    assert torch.get_num_threads() == threads
+
+
+def test_a_check_does_not_depend_on_what_ran_before(notebook):
+    source = """
+with check("99.1", "double"):
+    numbers.append((torch.rand(1).item(), np.random.rand(), random.random()))
+    weight = torch.ones(1, requires_grad=True)
+    double(weight).backward()
+    assert weight.grad.dtype is torch.float32
+"""
+    notebook["numbers"] = []
+    for seed in (1, 2):
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        with torch.no_grad():
+            torch.set_default_dtype(torch.float64)
+            try:
+                assert run(notebook, RIGHT, source) is None
+                assert torch.get_default_dtype() is torch.float64
+            finally:
+                torch.set_default_dtype(torch.float32)
+    assert notebook["numbers"][0] == notebook["numbers"][1]
+
+
+def test_stopping_by_hand_is_not_a_verdict(notebook):
+    run(notebook, "def double(x):\n    raise KeyboardInterrupt")
+    theirs = notebook["double"]
+    with pytest.raises(KeyboardInterrupt):
+        run(notebook, CHECK)
+    assert notebook["double"] is theirs
+
+
+def test_a_check_without_names_is_a_mistake_of_the_author():
+    with pytest.raises(ValueError, match="needs the name"):
+        check("99.1")
+
+
+def test_the_mark_is_replaced_where_the_console_does_not_know_it(notebook, monkeypatch):
+    with open("/dev/null" if sys.platform != "win32" else "nul", "w", encoding="ascii") as console:
+        monkeypatch.setattr(sys, "stdout", console)
+        assert run(notebook, RIGHT, CHECK) is None
+
+
+def test_a_live_notebook_shows_a_box_and_goes_on(notebook, monkeypatch):
+    shown = []
+    monkeypatch.setattr(_verdict, "in_live_notebook", lambda: True)
+    monkeypatch.setattr(_verdict, "show_box", shown.append)
+    assert run(notebook, "def double(x):\n    return x < 0 & 1", CHECK) is None
+    assert run(notebook, RIGHT, CHECK) is None
+    assert shown[0].startswith("✗ exercise 99.1")
+    assert shown[1] == "✓ exercise 99.1 double: solved"
+
+
+def test_run_all_in_jupyter_shows_a_box_at_each_open_exercise(monkeypatch, tmp_path):
+    """A real kernel, neither of pytest nor of the build: nothing raises."""
+    root = course.built_fixture()
+    notebook = nbformat.read(root / "notebooks" / "91_second.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120).execute(cwd=str(tmp_path), env=course.environment(root))
+    box = course.code_cells(notebook)[2].outputs[0].data
+    assert box["text/plain"].startswith("○ exercise 91.1 add_one: not solved yet")
+    assert "not solved yet" in box["text/html"]
+    assert course.code_cells(notebook)[3].outputs[0].text == "42\n"

@@ -1,0 +1,181 @@
+"""Proofs for every lesson: the notebooks and checks do what the course promises.
+
+`pytest -k lesson_01` runs those of one lesson. nbval runs for real, in one process a lesson.
+"""
+
+import copy
+import sys
+from pathlib import Path
+
+import course
+import nbformat
+import pytest
+
+from llama_adapter_edu import reference
+from llama_adapter_edu.checking import CheckFailed
+from tools import build
+from tools.lesson import Exercise, Lesson
+from tools.master import read_lesson
+from tools.notebook import make_notebook
+
+OLD_RED_OUTPUT = {
+    "output_type": "error",
+    "ename": "CheckFailed",
+    "evalue": "an old run",
+    "traceback": ["✗ an old run"],
+}
+LESSONS = {
+    f"lesson_{path.name[:2]}": path
+    for folder in (course.ROOT / "solutions", course.FIXTURE / "solutions")
+    for path in sorted(folder.glob("*.py"))
+}
+
+
+@pytest.fixture(scope="module", params=LESSONS)
+def lesson(request) -> Lesson:
+    return read_lesson(LESSONS[request.param])
+
+
+@pytest.fixture(scope="module")
+def root(lesson) -> Path:
+    """The course that the lesson belongs to, built."""
+    in_fixture = lesson.path.is_relative_to(course.FIXTURE)
+    return course.built_fixture() if in_fixture else course.ROOT
+
+
+@pytest.fixture(scope="module")
+def failures(lesson, root, tmp_path_factory) -> dict[str, dict[int, str]]:
+    """{variant of the notebook: {failing code cell: message}}, from one run of nbval."""
+    folder = tmp_path_factory.mktemp(f"lesson_{lesson.number:02d}")
+    right = lesson.solutions()
+    half = dict(list(right.items())[: len(right) // 2])
+    wrong = {exercise.id: exercise.wrong[0][1] for exercise in lesson.exercises}
+    variants = {
+        "solved": with_old_red_outputs(course.with_answers(lesson, root, right)),
+        "open": course.committed(lesson, root),
+        "half": without_outputs(course.with_answers(lesson, root, half)),
+        "wrong": course.with_answers(lesson, root, wrong),
+    }
+    return course.nbval(variants, folder, root)
+
+
+def with_old_red_outputs(notebook):
+    """As saved before the exercises were solved."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if "check" in cell.metadata.get("tags", []):
+            cell.outputs = [nbformat.from_dict(OLD_RED_OUTPUT)]
+    return notebook
+
+
+def without_outputs(notebook):
+    """After "Clear all outputs" in Jupyter."""
+    notebook = copy.deepcopy(notebook)
+    for cell in course.code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def test_solved_notebook_passes_whole_even_with_old_red_outputs(failures):
+    assert failures["solved"] == {}
+
+
+def test_open_notebook_fails_in_exactly_its_checks(lesson, failures):
+    expect_failing_checks(failures["open"], lesson, ["not solved yet"] * len(lesson.exercises))
+
+
+def test_half_solved_notebook_without_outputs_fails_in_exactly_the_rest(lesson, failures):
+    done = len(lesson.exercises) // 2
+    expected = [None] * done + ["not solved yet"] * (len(lesson.exercises) - done)
+    expect_failing_checks(failures["half"], lesson, expected)
+
+
+def test_wrong_answers_fail_in_exactly_their_checks_with_the_listed_words(lesson, failures):
+    words = [exercise.wrong[0][0] for exercise in lesson.exercises]
+    expect_failing_checks(failures["wrong"], lesson, words)
+
+
+def expect_failing_checks(found: dict[int, str], lesson: Lesson, words: list[str | None]) -> None:
+    checks = course.check_indices(lesson)
+    assert set(found) == {i for i, word in zip(checks, words, strict=True) if word}, found
+    for index, word, exercise in zip(checks, words, lesson.exercises, strict=True):
+        if word:
+            assert word in found[index]
+            assert exercise.id in found[index]
+
+
+def test_every_listed_answer_is_judged_right(lesson, root, monkeypatch):
+    """Without a kernel: wrong answers with their words, right ones, and the stub, at each check."""
+    problems = judge_all_answers(lesson, root, monkeypatch)
+    assert not problems, "\n".join(problems)
+
+
+def judge_all_answers(lesson: Lesson, root: Path, monkeypatch) -> list[str]:
+    prepare_process(root, monkeypatch)
+    notebook, problems = {"__name__": "__main__"}, []
+    codes = {exercise.code: exercise for exercise in lesson.exercises}
+    checks = {exercise.check: exercise for exercise in lesson.exercises}
+    for number, cell in enumerate(lesson.cells):
+        name = f"<{lesson.name} cell {number}>"
+        if number in codes:
+            course.execute(lesson.solution(codes[number]), name, notebook)
+        elif number in checks:
+            problems += judge_answers(lesson, checks[number], notebook)
+        elif cell.cell_type == "code":
+            course.execute(cell.source, name, notebook)
+    return problems
+
+
+def prepare_process(root: Path, monkeypatch) -> None:
+    """What the kernel of a built course finds: its modules, and figures that nobody sees."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    monkeypatch.setattr(sys, "path", [str(root), *sys.path])
+    folder = str(root / "llama_adapter_edu" / "reference")
+    monkeypatch.setattr(reference, "__path__", [*reference.__path__, folder])
+
+
+def judge_answers(lesson: Lesson, exercise: Exercise, notebook: dict) -> list[str]:
+    problems = []
+    cell = lesson.cells[exercise.check]
+
+    def message(answer: str) -> str | None:
+        course.execute(answer, f"<answer {exercise.id}>", notebook)
+        try:
+            course.execute(cell.source, f"<check {exercise.id}>", notebook)
+        except CheckFailed as error:
+            return str(error)
+        return None
+
+    for says, wrong in exercise.wrong:
+        found = message(wrong)
+        if found is None or says not in found:
+            problems.append(f"{exercise.id}: expected {says!r}, got {found}\n{wrong}")
+    stub = make_notebook(lesson).cells[exercise.code].source
+    for kind, answer, expected in [
+        ("stub", stub, "not solved yet"),
+        *(("right", right, None) for right in exercise.right),
+        ("solution", lesson.solution(exercise), None),
+    ]:
+        found = message(answer)
+        if found != expected and not (expected and found and expected in found):
+            problems.append(f"{exercise.id}: {kind} answer, got {found}\n{answer}")
+    return problems
+
+
+def test_committed_files_match_the_masters(lesson, root, capsys):
+    assert build.main(["--check", "--root", str(root), f"{lesson.number:02d}"]) == 0, (
+        capsys.readouterr()
+    )
+
+
+def test_the_example_of_contributing_is_a_lesson(tmp_path, monkeypatch):
+    text = (course.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    example = text.partition("````python\n")[2].partition("````")[0]
+    (tmp_path / "solutions" / "figures").mkdir(parents=True)
+    (tmp_path / "solutions" / "figures" / "heads.svg").write_text("<svg/>")
+    path = tmp_path / "solutions" / "01_example.py"
+    path.write_text(example, encoding="utf-8")
+    assert judge_all_answers(read_lesson(path), tmp_path, monkeypatch) == []

@@ -1,0 +1,228 @@
+"""The report of `pytest --nbval`: for learners, in words; and nothing in other runs."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import course
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from llama_adapter_edu import progress, progress_report, pytest_plugin
+from llama_adapter_edu.progress import Row
+
+SOLVED = "def add_one(n):\n    return n + 1"
+
+
+@pytest.fixture(scope="module")
+def notebooks() -> dict:
+    """What learners have on their disks: {file name: notebook or text}."""
+    second = nbformat.read(course.built_fixture() / "notebooks" / "91_second.ipynb", as_version=4)
+
+    def variant(answer: str, **metadata) -> nbformat.NotebookNode:
+        notebook = copy.deepcopy(second)
+        notebook.cells[4].source = answer
+        notebook.metadata.update(metadata)
+        return notebook
+
+    colab = variant(SOLVED, colab={"provenance": []}, kernelspec={"name": "python3"})
+    for number, cell in enumerate(colab.cells):
+        del cell["id"]
+        cell.metadata = nbformat.from_dict({"id": f"x{number}"})
+    colab.cells[5].update(execution_count=None, outputs=[new_output("stream", text="✗ old")])
+    colab.nbformat_minor = 0
+    wrong = variant("def add_one(n):\n    return abs(n) + 1")
+    wrong.cells += [
+        new_code_cell("numbers = []\nnumbers[3]"),
+        new_code_cell("print(1)", execution_count=6, outputs=[new_output("stream", text="2\n")]),
+    ]
+    no_kernel = variant("def add_one(n):\n    return n n", vscode={"version": 1})
+    no_kernel.metadata.kernelspec = {"name": "gone", "display_name": "deleted venv"}
+    return {
+        "colab.ipynb": colab,
+        "dead.ipynb": variant("import os\nos._exit(1)"),
+        "no_json.ipynb": "{ broken",
+        "open.ipynb": second,
+        "plain.ipynb": new_notebook(cells=[new_code_cell("1 + 1")]),
+        "vscode.ipynb": no_kernel,
+        "wrong.ipynb": wrong,
+    }
+
+
+@pytest.fixture(scope="module")
+def learner(notebooks, tmp_path_factory) -> tuple[str, Path]:
+    """(what the run prints, its folder)."""
+    folder = tmp_path_factory.mktemp("learner")
+    for name, notebook in notebooks.items():
+        text = notebook if isinstance(notebook, str) else nbformat.writes(notebook)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "test_ordinary.py").write_text("def test_it():\n    assert 1 == 2\n")
+    options = ("--nbval", "--progress-report=out/report.md")
+    return course.run_pytest(folder, *options, root=course.built_fixture()), folder
+
+
+def part(output: str, notebook: str) -> str:
+    """A notebook's part of the table, in one line."""
+    table = output.partition("= exercises =")[2]
+    lines = table.partition(f"\n{notebook}\n")[2].split("\n\n")[0]
+    return " ".join(lines.split())
+
+
+EXPECTED = {
+    "colab.ipynb": "91.1 add_one ✓ solved 1 of 1 solved",
+    "dead.ipynb": f"91.1 add_one ✗ wrong {progress.DEAD} 0 of 1 solved, 1 wrong",
+    "no_json.ipynb": "notebook ! broken no_json.ipynb is not a notebook: it is not JSON",
+    "open.ipynb": "91.1 add_one ○ not attempted not solved yet. Fill in YOUR CODE HERE above",
+    "vscode.ipynb": "91.1 add_one ✗ wrong SyntaxError: invalid syntax (line 2 of its cell)",
+    "wrong.ipynb": "91.1 add_one ✗ wrong add_one(-1) is 0 cell [5] ! broken IndexError: list index "
+    "out of range at numbers[3] cell [6] ! broken it prints or shows something else",
+}
+
+
+@pytest.mark.parametrize(("notebook", "words"), EXPECTED.items(), ids=EXPECTED)
+def test_each_notebook_has_its_rows(learner, notebook, words):
+    assert part(learner[0], notebook).startswith(words)
+
+
+def test_the_report_is_short_and_without_colour_codes(learner):
+    output = learner[0]
+    assert "\x1b" not in output
+    assert "Traceback (most recent call last)" not in output
+    assert "plain.ipynb" not in output.partition("= exercises =")[2]
+    assert "all 6 notebooks: 1 of 5 solved, 3 wrong, 1 not attempted" in " ".join(output.split())
+    assert "3 wrong, 1 not attempted" in output.splitlines()[-1]
+
+
+def test_other_tests_of_the_run_keep_their_tracebacks(learner):
+    assert "assert 1 == 2" in learner[0].partition("= exercises =")[0]
+
+
+def test_the_table_is_written_for_a_teacher(learner):
+    text = (learner[1] / "out" / "report.md").read_text(encoding="utf-8")
+    assert "## wrong.ipynb\n\n0 of 1 solved, 1 wrong, 2 broken cells.\n" in text
+    assert "| 91.1 | add_one | ✓ solved |  |" in text
+
+
+ROWS = [
+    Row("1.1", "split", "solved", notebook="a.ipynb"),
+    Row("1.2", "a, b", "wrong", "expected <x>|y", ["at line"], "a.ipynb"),
+    Row("2.1", "gate", "not attempted", "not solved yet", notebook="b.ipynb"),
+    Row("cell", "[2]", "fine", notebook="b.ipynb"),
+]
+
+
+def test_markdown_and_html_escape_what_learners_write(tmp_path):
+    table = progress.table(ROWS)
+    progress_report.write(table, tmp_path / "new" / "report.html")
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert '<html lang="en">' in page
+    assert "<td>✗ wrong</td><td>expected &lt;x&gt;|y</td>" in page
+    assert "| 1.2 | a, b | ✗ wrong | expected &lt;x&gt;\\|y |" in progress_report.as_markdown(table)
+    for text in (page, progress_report.as_markdown(table)):
+        assert "All notebooks: 1 of 3 solved, 1 wrong, 1 not attempted." in text
+
+
+def test_the_table_fits_the_terminal():
+    rows = [Row("1.1", "split", "wrong", "many words " * 30, [], "a.ipynb")]
+    text = progress_report.as_text(progress.table(rows), width=60)
+    assert max(len(line) for line in text.splitlines()) <= 60
+    assert "many words" in text
+
+
+def test_rows_are_sorted_by_number_with_broken_cells_last():
+    keys = ["1.10", "cell", "1.2"]
+    rows = [Row(key, "[1]", "broken" if key == "cell" else "solved", "", [], "a") for key in keys]
+    assert [row.key for row in progress.table(rows)["a"]] == ["1.2", "1.10", "cell"]
+
+
+def test_an_exercise_whose_check_is_gone_is_not_forgotten(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "REFERENCES", tmp_path)
+    (tmp_path / "lesson_01.py").write_text(
+        "EXERCISES = {'1.1': 'split', '1.3': 'merge'}\nx = 1/0\n"
+    )
+    [_, _, missing] = progress.table(ROWS)["a.ipynb"]
+    assert (missing.key, missing.status, missing.reason) == ("1.3", "not judged", progress.NO_CHECK)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe", "it is not UTF-8 text"),
+        (b"[1]", "has no list of cells"),
+        (b'{"cells": 3}', "has no list of cells"),
+        (b'{"cells": [{}]}', "is not a valid notebook"),
+    ],
+)
+def test_a_notebook_that_cannot_be_read(tmp_path, content, words):
+    path = tmp_path / "a.ipynb"
+    path.write_bytes(content)
+    assert words in progress.unreadable(path)
+    assert "cannot be opened" in progress.unreadable(tmp_path / "none.ipynb")
+
+
+def test_a_kernel_that_does_not_exist_is_told_in_one_line(tmp_path, notebooks):
+    nbformat.write(notebooks["open.ipynb"], tmp_path / "a.ipynb")
+    output = course.run_pytest(tmp_path, "--nbval", "--nbval-kernel-name=nope")
+    assert "91.1 add_one ? not judged No such kernel named nope" in part(output, "a.ipynb")
+    assert "Traceback" not in output
+
+
+def test_a_cell_that_runs_too_long_is_stopped_and_the_rest_is_judged(tmp_path):
+    """Without the course's own time limit: a stand-in for `check`, and no torch to load."""
+    cells = [
+        "import contextlib, time\ncheck = lambda *names: contextlib.nullcontext()",
+        "def slow():\n    time.sleep(60)",
+        'with check("91.1", "slow"):\n    slow()',
+        'with check("91.2", "time"):\n    pass',
+    ]
+    notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    output = course.run_pytest(tmp_path, "--nbval", "--nbval-cell-timeout=3")
+    expected = (
+        f"91.1 slow ✗ wrong {progress.TIMED_OUT} at slow() at time.sleep(60) 91.2 time ✓ solved"
+    )
+    assert part(output, "a.ipynb").startswith(expected)
+
+
+def options_for(*args: str, plugins: tuple[str, ...] = ("nbval",)) -> list[str]:
+    args = list(args)
+    manager = SimpleNamespace(hasplugin=lambda name: name in plugins)
+    pytest_plugin.pytest_load_initial_conftests(SimpleNamespace(pluginmanager=manager), args)
+    return args
+
+
+def test_needed_options_are_added_unless_the_user_gave_their_own():
+    added = options_for("--nbval", "a.ipynb")
+    assert "--nbval-current-env" in added
+    assert "--nbval-cell-timeout=300" in added
+    assert "--nbval-kernel-startup-timeout=120" in added
+    own = ("--nbval-lax", "--nbval-cell-timeout", "5", "--nbval-kernel-name=x")
+    assert set(options_for(*own)) - set(own) == {
+        "--nbval-kernel-startup-timeout=120",
+        "--continue-on-collection-errors",
+    }
+    assert "--dist=loadfile" in options_for("--nbval", "-n2")
+    assert "--dist=loadfile" not in options_for("--nbval", "-n", "2", "--dist=load")
+
+
+def test_without_nbval_nothing_is_added():
+    assert options_for("tests", "-q", "-n2") == ["tests", "-q", "-n2"]
+
+
+def test_nbval_missing_is_said_in_words():
+    with pytest.raises(pytest.UsageError, match="pip install nbval"):
+        options_for("--nbval", plugins=())
+
+
+def test_a_report_of_an_unknown_kind_is_refused(tmp_path):
+    output = course.run_pytest(tmp_path, "--nbval", "--progress-report=a.pdf")
+    assert "--progress-report=a.pdf: the name must end with .md or .html" in output
+
+
+def test_an_ordinary_run_has_no_course_hooks_and_the_plugin_does_not_load_torch(request):
+    assert not request.config.pluginmanager.hasplugin("llama_adapter_edu_course")
+    code = "import llama_adapter_edu.pytest_plugin, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,80 @@
+"""Makes notebooks from a lesson: open or solved, with or without the output of a run."""
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tools.lesson import Lesson
+from tools.regions import blank
+from tools.text_rules import IMAGE, PICTURE_KINDS
+
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+
+def make_notebook(lesson: Lesson, answers: Mapping[str, str] | None = None) -> NotebookNode:
+    """The lesson's notebook without output; `answers` maps exercise ids to the cell's source."""
+    exercises = {exercise.code: exercise.id for exercise in lesson.exercises}
+    cells, ids = [], Counter()
+    for number, cell in enumerate(lesson.cells):
+        if cell.cell_type == "markdown":
+            make, source = new_markdown_cell, _embed(cell.source, lesson.path.parent)
+        else:
+            make, source = new_code_cell, blank(cell.source)
+        cell_id = _content_id(source, ids)
+        source = (answers or {}).get(exercises.get(number), source)
+        cells.append(make(source, id=cell_id, metadata=_metadata(cell.tags)))
+    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    return new_notebook(cells=cells, metadata=metadata, nbformat_minor=5)
+
+
+def _content_id(source: str, ids: Counter) -> str:
+    """An id from the cell's text, so that a new cell moves nobody else's."""
+    cell_id = hashlib.sha256(source.encode()).hexdigest()[:8]
+    ids[cell_id] += 1
+    return cell_id if ids[cell_id] == 1 else f"{cell_id}-{ids[cell_id]}"
+
+
+def notebook_path(root: Path, lesson: Lesson) -> Path:
+    return root / "notebooks" / f"{lesson.name}.ipynb"
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def copy_output(source: NotebookNode, target: NotebookNode) -> None:
+    """Give the target's cells the outputs and counts of the same lesson's run in `source`."""
+    for ran, cell in zip(code_cells(source), code_cells(target), strict=True):
+        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+
+
+def write_text(notebook: NotebookNode) -> str:
+    """The notebook as the bytes of its file."""
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
+
+
+def _metadata(tags: list[str]) -> dict:
+    tags = list(tags)
+    if "check" in tags and "nbval-ignore-output" not in tags:
+        tags.append("nbval-ignore-output")  # an old red output in a saved file does not count
+    return {"tags": tags} if tags else {}
+
+
+def _embed(source: str, folder: Path) -> str:
+    """Put the picture files into the text, so that a notebook alone shows them."""
+
+    def data_address(image) -> str:
+        path = folder / image["target"]
+        if not path.is_file():
+            return image[0]
+        data = base64.b64encode(path.read_bytes()).decode()
+        return f"![{image['alt']}](data:{PICTURE_KINDS[path.suffix]};base64,{data})"
+
+    return IMAGE.sub(data_address, source)
