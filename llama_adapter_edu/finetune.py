@@ -1,6 +1,6 @@
 """Fine-tuning on instructions: the loss on the answers, the optimiser, the loop.
 
-    rows of `encode_dataset` -> batches of similar length -> answer_loss -> AdamW on prompts and gates
+    rows of `encode_dataset` -> batches of similar length -> answer_loss -> AdamW
 
 accelerate takes care of devices, processes and mixed precision. `evaluate.py` does the scoring.
 """

@@ -107,9 +107,9 @@ def test_the_table_is_written_for_a_teacher(learner):
 
 
 ROWS = [
-    Row("1.1", "split", "solved", notebook="a.ipynb"),
-    Row("1.2", "a, b", "wrong", "expected <x>|y", ["at line"], "a.ipynb"),
-    Row("2.1", "gate", "not attempted", "not solved yet", notebook="b.ipynb"),
+    Row("81.1", "split", "solved", notebook="a.ipynb"),
+    Row("81.2", "a, b", "wrong", "expected <x>|y", ["at line"], "a.ipynb"),
+    Row("82.1", "gate", "not attempted", "not solved yet", notebook="b.ipynb"),
     Row("cell", "[2]", "fine", notebook="b.ipynb"),
 ]
 
@@ -120,9 +120,17 @@ def test_markdown_and_html_escape_what_learners_write(tmp_path):
     page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
     assert '<html lang="en">' in page
     assert "<td>✗ wrong</td><td>expected &lt;x&gt;|y</td>" in page
-    assert "| 1.2 | a, b | ✗ wrong | expected &lt;x&gt;\\|y |" in progress_report.as_markdown(table)
-    for text in (page, progress_report.as_markdown(table)):
+    markdown = progress_report.as_markdown(table)
+    assert "| 81.2 | a, b | ✗ wrong | expected &lt;x&gt;\\|y |" in markdown
+    for text in (page, markdown):
         assert "All notebooks: 1 of 3 solved, 1 wrong, 1 not attempted." in text
+
+
+def test_an_exercise_whose_check_was_deleted_is_not_forgotten():
+    found = progress.table([Row("1.2", "merge_heads", "solved", notebook="a.ipynb")])["a.ipynb"]
+    assert [row.key for row in found][:3] == ["1.1", "1.2", "1.3"]
+    assert {row.status for row in found if row.key != "1.2"} == {"not judged"}
+    assert found[0].reason == progress.NO_CHECK
 
 
 def test_the_table_fits_the_terminal():
@@ -133,9 +141,9 @@ def test_the_table_fits_the_terminal():
 
 
 def test_rows_are_sorted_by_number_with_broken_cells_last():
-    keys = ["1.10", "cell", "1.2"]
+    keys = ["81.10", "cell", "81.2"]
     rows = [Row(key, "[1]", "broken" if key == "cell" else "solved", "", [], "a") for key in keys]
-    assert [row.key for row in progress.table(rows)["a"]] == ["1.2", "1.10", "cell"]
+    assert [row.key for row in progress.table(rows)["a"]] == ["81.2", "81.10", "cell"]
 
 
 def test_an_exercise_whose_check_is_gone_is_not_forgotten(monkeypatch, tmp_path):

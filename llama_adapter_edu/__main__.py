@@ -1,0 +1,91 @@
+"""The command line: `python -m llama_adapter_edu doctor | finetune | chat`.
+
+Nothing that takes time is imported before it is needed, so `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 when all went well, 1 on a failure, 2 on misuse."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        return command(**options)
+    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing was saved.", file=sys.stderr)
+        return 130
+
+
+def _doctor() -> int:
+    from llama_adapter_edu.doctor import doctor
+
+    return doctor()
+
+
+def _finetune(**options) -> int:
+    from llama_adapter_edu.main_job import run_main_job
+
+    return run_main_job(**options)
+
+
+def _chat(**options) -> int:
+    from llama_adapter_edu.chat import chat
+
+    return chat(**options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_adapter_edu", description="LLaMA-Adapter, to learn and to use."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    text = "is everything here that the course needs?"
+    commands.add_parser("doctor", help=text, description=text).set_defaults(command=_doctor)
+
+    text = "a Llama learns home commands: train, compare before and after, save the adapter"
+    job = commands.add_parser(
+        "finetune",
+        help=text,
+        description=text,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    job.set_defaults(command=_finetune)
+    add = job.add_argument
+    add("--output", default="runs/home-commands", help="folder for adapter, plot and results")
+    add("--steps", type=int, default=80, help="optimiser steps")
+    add("--batch-size", type=int, default=8, help="commands in a step")
+    add("--learning-rate", type=float, default=0.03, help="the highest, after the warm-up")
+    add("--adapter-len", type=int, default=10, help="prompts in a layer")
+    add("--adapter-layers", type=int, default=30, help="how many of the topmost layers get prompts")
+    add("--test-rows", type=int, default=200, help="unseen commands to test with")
+    add("--seed", type=int, default=0, help="of prompts, data and order")
+    _add_model_options(job)
+
+    text = "talk to the base model or to saved adapters"
+    chat = commands.add_parser("chat", help=text, description=text)
+    chat.set_defaults(command=_chat)
+    what = "a saved adapter's folder; several may be given, the last one answers first"
+    chat.add_argument("--adapter", action="append", default=[], metavar="FOLDER", help=what)
+    chat.add_argument(
+        "--max-new-tokens", type=int, default=200, help="tokens an answer may have (default: 200)"
+    )
+    _add_model_options(chat)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    what = "a hub id or a folder, instead of the course's Llama"
+    parser.add_argument("--model", metavar="NAME", default=argparse.SUPPRESS, help=what)
+    what = "use the CPU even where there is a GPU"
+    parser.add_argument("--cpu", action="store_true", default=argparse.SUPPRESS, help=what)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
