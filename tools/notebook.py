@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,13 +69,17 @@ def _metadata(tags: list[str]) -> dict:
 
 
 def _embed(source: str, folder: Path) -> str:
-    """Put the picture files into the text, so that a notebook alone shows them."""
+    """Put the picture files into the text, so that a notebook alone shows them.
 
-    def data_address(image) -> str:
+    As HTML: Markdown with an SVG as data is text to markdown-it, with which VS Code reads notebooks.
+    """
+
+    def with_data(image) -> str:
         path = folder / image["target"]
         if not path.is_file():
             return image[0]
         data = base64.b64encode(path.read_bytes()).decode()
-        return f"![{image['alt']}](data:{PICTURE_KINDS[path.suffix]};base64,{data})"
+        alt = html.escape(" ".join(image["alt"].split()))
+        return f'<img alt="{alt}" src="data:{PICTURE_KINDS[path.suffix]};base64,{data}">'
 
-    return IMAGE.sub(data_address, source)
+    return IMAGE.sub(with_data, source)
