@@ -1,129 +1,48 @@
-"""Fine-tuning on instructions: the loss on the answers, the optimiser, the loop.
+"""Fine-tuning on instructions: the loop.
 
-    rows of `encode_dataset` -> batches of similar length -> answer_loss -> AdamW
+    rows of `encode_dataset` -> batches of similar length -> gradients -> AdamW -> next step
+                                                                 │
+                                          every few steps: a checkpoint in the resume folder
 
-accelerate takes care of devices, processes and mixed precision. `evaluate.py` does the scoring.
+accelerate takes care of devices, processes and mixed precision. `training_config.py` holds settings
+and schedule, `training_step.py` computes the gradients, `training_state.py` keeps the checkpoints.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import cos, pi
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import isfinite
 
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import set_seed
 from datasets import Dataset
-from einops import rearrange
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapt import gate_openings
-from llama_adapter_edu.data import IGNORE_INDEX, collate, length_grouped_batches
+from llama_adapter_edu.interrupts import caught_interrupts
+from llama_adapter_edu.resume_folder import ResumeFolder
+from llama_adapter_edu.training_config import (
+    TrainingConfig,
+    learning_rate_factor,
+    make_optimizer,
+    training_batches,
+)
+from llama_adapter_edu.training_state import History, dataset_fingerprint
+from llama_adapter_edu.training_step import Rows, accumulate_within_memory, answer_loss
 
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of a run.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: rows per step and process.
-        learning_rate: its highest value, after `warmup_steps` of linear rise; from there it follows
-            half a cosine to 0. A real rate, not one per 256 rows as in the authors' code.
-        weight_decay: on the prompts; gates are not decayed.
-        max_grad_norm: gradients are scaled down to this norm.
-        seed: of the order of the rows.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    steps: int = 80
-    batch_size: int = 8
-    learning_rate: float = 3e-2
-    warmup_steps: int = 5
-    weight_decay: float = 0.02
-    max_grad_norm: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        for name in ("warmup_steps", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
-
-
-@dataclass
-class History:
-    """What a run was like: one entry per step."""
-
-    losses: list[float] = field(default_factory=list)
-    gates: list[Float[Tensor, "layers h"]] = field(default_factory=list)
-
-
-def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-    """Mean cross entropy (nats per token) over the labelled tokens of a batch.
-
-    Logits are computed from the first labelled position on: the vocabulary is wide, and most of an
-    instruction's positions teach nothing.
-
-    Raises:
-        ValueError: no token of the batch has a label.
-    """
-    labels: Int[Tensor, "b s"] = batch["labels"]
-    labelled = (labels != IGNORE_INDEX).any(dim=0).nonzero()
-    if len(labelled) == 0:
-        raise ValueError("no token of this batch has a label, so there is nothing to learn from.")
-    n_columns = labels.shape[1] - int(labelled[0])
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        use_cache=False,
-        logits_to_keep=n_columns + 1,  # position s predicts the token at s + 1
-    ).logits[:, :-1]
-    return F.cross_entropy(
-        rearrange(logits.float(), "b s v -> (b s) v"),
-        rearrange(labels[:, -n_columns:], "b s -> (b s)"),
-        ignore_index=IGNORE_INDEX,
-    )
-
-
-def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
-    """Share of the highest learning rate at `step`: linear warm-up, then half a cosine to 0."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    return 0.5 * (1 + cos(pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
-
-
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW on what trains, with weight decay on matrices (prompts) and none on vectors (gates).
-
-    Raises:
-        ValueError: nothing trains.
-    """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ValueError("nothing in this model trains: call add_adaption_prompts(model) first.")
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
-
-
-def training_batches(lengths: Sequence[int], config: TrainingConfig) -> list[list[int]]:
-    """Row numbers of each step: as many passes over the data as `steps` need."""
-    batches: list[list[int]] = []
-    while len(batches) < config.steps:
-        seed = config.seed + len(batches)
-        batches += length_grouped_batches(lengths, config.batch_size, seed=seed)
-    return batches[: config.steps]
+__all__ = [
+    "History",
+    "TrainingConfig",
+    "answer_loss",
+    "finetune",
+    "learning_rate_factor",
+    "make_optimizer",
+    "training_batches",
+]
 
 
 def finetune(
@@ -134,47 +53,144 @@ def finetune(
     *,
     accelerator: Accelerator | None = None,
     progress: bool = True,
+    resume_folder: str | os.PathLike | None = None,
+    save_every: int = 20,
 ) -> History:
     """Train what is trainable in `model`, in place, on rows of `encode_dataset`.
+
+    Args:
+        accelerator: devices, processes and mixed precision; a plain one if None.
+        resume_folder: keeps a checkpoint every `save_every` steps and at the end. A run that was
+            stopped, in whatever way, goes on from the last one when it is called again with the
+            same model, data and settings; it ends as if it had never stopped. Ctrl-C waits for the
+            step to end, saves, and then raises KeyboardInterrupt.
 
     Returns:
         the loss and, for a model with adaption prompts, the gates' openings after each step.
 
     Raises:
-        ValueError: nothing trains, or a batch has no labels.
-        FloatingPointError: the loss became NaN or infinite; the message says at which step.
+        ValueError: nothing trains, a step has no labels, or an argument is out of range.
+        ResumeError: the folder holds another run or a broken checkpoint, or a run works in it.
+        OSError: a checkpoint cannot be written. Earlier ones are whole.
+        FloatingPointError: loss or gradients became NaN or infinite. The model is as it was after
+            the last good step, and so is the newest checkpoint.
+        torch.OutOfMemoryError: not even one row at a time fits.
     """
-    config = config or TrainingConfig()
-    accelerator = accelerator or Accelerator()
-    set_seed(config.seed)
+    config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
+    _check(accelerator, resume_folder, save_every)
+    columns = dataset.select_columns(["input_ids", "labels"])
+    batches = training_batches([len(ids) for ids in columns["input_ids"]], config)
     optimizer = make_optimizer(model, config)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, config.steps, config.warmup_steps)
-    )
-    loader = DataLoader(
-        dataset.select_columns(["input_ids", "labels"]),
-        batch_sampler=training_batches([len(ids) for ids in dataset["input_ids"]], config),
-        collate_fn=lambda rows: collate(rows, tokenizer.pad_token_id),
-    )
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    history = History()
-    was_training = model.training
-    wrapped.train()
-    bar = tqdm(loader, desc="fine-tuning", unit="step", disable=not progress)
-    for step, batch in enumerate(bar):
-        loss = answer_loss(wrapped, batch)
-        if not loss.isfinite():
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {step}. Lower learning_rate "
-                f"(now {config.learning_rate}), or load the base in float32 or bfloat16."
-            )
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        history.losses.append(loss.item())
-        history.gates.append(gate_openings(model))
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    model.train(was_training)
+    about = {"data": dataset_fingerprint(columns), **asdict(config)}
+    del about["micro_batch_size"]  # it may change from one part of a run to the next
+
+    with (
+        ResumeFolder(resume_folder, about, accelerator) as saved,
+        _training(model, accelerator),
+        caught_interrupts(resume_folder is not None) as interrupted,
+    ):
+        history = saved.load(model, optimizer)
+        wrapped, prepared = accelerator.prepare(model, optimizer)
+        rows = Rows(columns, tokenizer.pad_token_id, accelerator.device)
+        run = _Run(wrapped, prepared, rows, config, accelerator, config.micro_batch_size)
+        for step in _bar(history, config, shown=progress and accelerator.is_main_process):
+            try:
+                loss, stop = run.step(step, batches[step], interrupted())
+            except FloatingPointError as error:
+                last_good = saved.save(model, optimizer, history)
+                raise FloatingPointError(f"{error} {last_good}".rstrip()) from None
+            history.losses.append(loss)
+            history.gates.append(_gates(model, accelerator))
+            if stop or (step + 1) % save_every == 0 or step + 1 == config.steps:
+                where = saved.save(model, optimizer, history)
+            if stop:
+                raise KeyboardInterrupt(
+                    f"stopped after step {step + 1} of {config.steps}. {where} "
+                    "Run the same lines again to go on."
+                )
     return history
+
+
+@dataclass
+class _Run:
+    """What a step needs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    rows: Rows
+    config: TrainingConfig
+    accelerator: Accelerator
+    micro_batch_size: int | None
+
+    def step(self, step: int, numbers: list[int], stop: bool) -> tuple[float, bool]:
+        """Learn from the rows `numbers`. Returns the mean loss, and whether any process stops.
+
+        Raises:
+            FloatingPointError: loss or gradients are not finite; nothing was changed.
+        """
+        config = self.config
+        # Drawn anew for each step: a resumed run needs no memory of earlier random numbers.
+        set_seed(config.seed + step, device_specific=True)
+        factor = learning_rate_factor(step, config.steps, config.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        part, self.micro_batch_size = accumulate_within_memory(
+            self.model, self.rows, numbers, self.micro_batch_size, self.accelerator
+        )
+        parts = torch.stack([part, torch.full_like(part, stop)])
+        loss, stops = self.accelerator.reduce(parts).tolist()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        # A gradient scaler looks for infinite gradients itself, and skips the step.
+        if not isfinite(loss) or not (self.accelerator.scaler or isfinite(norm)):
+            self.optimizer.zero_grad()
+            what = f"the loss became {loss}" if not isfinite(loss) else f"gradients became {norm}"
+            raise FloatingPointError(
+                f"{what} at step {step}, in the rows {numbers}. Look at these rows, lower "
+                f"learning_rate (now {config.learning_rate}), or load the base in float32 or "
+                "bfloat16."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, stops > 0
+
+
+def _check(accelerator: Accelerator, resume_folder: str | os.PathLike | None, every: int) -> None:
+    if every < 1:
+        raise ValueError(f"save_every must be 1 or more, got {every!r}.")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError(
+            "the accelerator has gradient_accumulation_steps. Leave it out, and set "
+            "micro_batch_size in TrainingConfig: the step's rows are cut into as many parts."
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and resume_folder is not None:
+        raise ValueError("resume_folder does not work with FSDP: its parameters are in pieces.")
+
+
+@contextmanager
+def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None]:
+    """Training mode inside; afterwards the model is as before, without accelerate's wrappers."""
+    was_training = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        if accelerator.native_amp:
+            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
+def _bar(history: History, config: TrainingConfig, *, shown: bool) -> Iterator[int]:
+    """The numbers of the steps to do, with a progress bar that shows the newest loss."""
+    done = len(history.losses)
+    with tqdm(
+        total=config.steps, initial=done, desc="fine-tuning", unit="step", disable=not shown
+    ) as bar:
+        for step in range(done, config.steps):
+            yield step
+            bar.update()
+            bar.set_postfix(loss=f"{history.losses[-1]:.3f}")
+
+
+def _gates(model: PreTrainedModel, accelerator: Accelerator) -> torch.Tensor:
+    whole = accelerator.distributed_type != DistributedType.FSDP
+    return gate_openings(model) if whole else torch.zeros(0, 0)

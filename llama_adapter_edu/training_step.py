@@ -1,0 +1,177 @@
+"""One training step: forward and backward over all rows of the step, however they are cut.
+
+    rows of the step ─┬─ process 0 ─┬─ micro-batch ─┐
+                      │             └─ micro-batch ─┤  each adds  sum of its token losses
+                      └─ process 1 ─┬─ micro-batch ─┤             ─────────────────────────
+                                    └─ micro-batch ─┘             labelled tokens of the step
+
+Every labelled token weighs the same. So the gradients are those of one big batch, whatever the
+number of processes, the size of the micro-batches, and the length of the rows.
+"""
+
+import gc
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from datasets import Dataset
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.data import IGNORE_INDEX, collate
+
+
+def answer_loss_sum(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Sum of the cross entropy (nats) over the labelled tokens of a batch, and their number.
+
+    Logits are computed from the first labelled position on: the vocabulary is wide, and most of an
+    instruction's positions teach nothing.
+
+    Raises:
+        ValueError: no token of the batch has a label.
+    """
+    labels: Int[Tensor, "b s"] = batch["labels"]
+    labelled = (labels != IGNORE_INDEX).any(dim=0).nonzero()
+    if len(labelled) == 0:
+        raise ValueError("no token of this batch has a label, so there is nothing to learn from.")
+    n_columns = labels.shape[1] - int(labelled[0])
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+        logits_to_keep=n_columns + 1,  # position s predicts the token at s + 1
+    ).logits[:, :-1]
+    loss = F.cross_entropy(
+        rearrange(logits.float(), "b s v -> (b s) v"),
+        rearrange(labels[:, -n_columns:], "b s -> (b s)"),
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
+    )
+    return loss, (labels != IGNORE_INDEX).sum()
+
+
+def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """Mean cross entropy (nats per token) over the labelled tokens of a batch.
+
+    Raises:
+        ValueError: no token of the batch has a label.
+    """
+    loss, n_tokens = answer_loss_sum(model, batch)
+    return loss / n_tokens
+
+
+@dataclass
+class Rows:
+    """The encoded rows of a run and how they become tensors."""
+
+    dataset: Dataset  # columns input_ids and labels
+    pad_token_id: int
+    device: torch.device
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Int[Tensor, "b s"]]:
+        rows = [self.dataset[number] for number in numbers]
+        tensors = collate(rows, self.pad_token_id)
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+    def labelled_tokens(self, numbers: Sequence[int]) -> int:
+        labels = (self.dataset[number]["labels"] for number in numbers)
+        return sum(label != IGNORE_INDEX for row in labels for label in row)
+
+
+def micro_batches(
+    numbers: Sequence[int], size: int | None, process: int = 0, n_processes: int = 1
+) -> list[tuple[list[int], float]]:
+    """The rows of a step that one process works on, in micro-batches of at most `size` rows.
+
+    Every process gets the same number of micro-batches, because processes wait for each other in
+    each of them. Where rows run out, the step's first row fills in with weight 0.
+
+    Returns:
+        pairs of row numbers and weight, 1.0 or 0.0.
+    """
+    share = -(-len(numbers) // n_processes)
+    size = min(size or share, share)
+    mine = list(numbers[process::n_processes])
+    cut = [(mine[start : start + size], 1.0) for start in range(0, share, size)]
+    return [(rows, weight) if rows else ([numbers[0]], 0.0) for rows, weight in cut]
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    rows: Rows,
+    numbers: Sequence[int],
+    micro_batch_size: int | None,
+    accelerator: Accelerator,
+) -> Float[Tensor, ""]:
+    """Forward and backward over a step's rows; gradients add up in the parameters.
+
+    Returns:
+        this process's part of the step's mean loss: the parts of all processes sum to it.
+    """
+    n_tokens, n_processes = rows.labelled_tokens(numbers), accelerator.num_processes
+    if n_tokens == 0:
+        raise ValueError(f"rows {list(numbers)} have no token with a label: nothing to learn from.")
+    parts = micro_batches(numbers, micro_batch_size, accelerator.process_index, n_processes)
+    part_of_loss = torch.zeros((), device=rows.device)
+    for number, (mine, weight) in enumerate(parts, start=1):
+        last = number == len(parts)
+        # Processes average their gradients in the last backward; n_processes makes that a sum.
+        with nullcontext() if last else accelerator.no_sync(model):
+            loss, _ = answer_loss_sum(model, rows.batch(mine))
+            loss = weight * loss / n_tokens
+            accelerator.backward(loss * n_processes)
+        part_of_loss += loss.detach()
+    return part_of_loss
+
+
+def accumulate_within_memory(
+    model: nn.Module,
+    rows: Rows,
+    numbers: Sequence[int],
+    micro_batch_size: int | None,
+    accelerator: Accelerator,
+) -> tuple[Float[Tensor, ""], int | None]:
+    """`accumulate_gradients`; out of memory, the micro-batch is halved and the step begun again.
+
+    The rows of the step stay the same, so what is learnt stays the same.
+
+    Returns:
+        this process's part of the loss, and the size that fitted: begin with it next time.
+
+    Raises:
+        torch.OutOfMemoryError: a micro-batch of one row does not fit, or several processes run:
+            they cannot begin a step again one by one. The message says what may help.
+    """
+    while True:
+        try:
+            loss = accumulate_gradients(model, rows, numbers, micro_batch_size, accelerator)
+            return loss, micro_batch_size
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split("\n")[0]
+        # Outside the except block: there, the traceback would keep the step's tensors alive.
+        size = min(micro_batch_size or len(numbers), len(numbers))
+        if accelerator.num_processes > 1:
+            advice = f"Set micro_batch_size to less than the {size} rows of now."
+        elif size == 1:
+            advice = "Not even one row fits: take shorter rows, fewer adapter_layers, a 16-bit base"
+        else:
+            for parameter in model.parameters():
+                parameter.grad = None
+            gc.collect()
+            torch.cuda.empty_cache()
+            micro_batch_size = -(-size // 2)
+            warnings.warn(
+                f"Out of memory with {size} rows at once: going on with {micro_batch_size}. "
+                f"A step still learns from {len(numbers)} rows.",
+                stacklevel=2,
+            )
+            continue
+        raise torch.OutOfMemoryError(f"{reason} {advice}")
