@@ -6,7 +6,11 @@
 Names are imported on first use, so `import llama_adapter_edu` alone does not load torch.
 """
 
+import warnings
 from importlib import import_module
+
+# transformers loads tqdm's bars, which warn in a notebook without ipywidgets; they do without them.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _HOME = {
     "AdaptionPrompt": "adaption_prompt",

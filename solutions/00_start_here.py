@@ -14,7 +14,6 @@
 
 # %% tags=["nbval-ignore-output"]
 import torch
-
 from llama_adapter_edu import load_llama
 from llama_adapter_edu.checking import assert_close, check
 from llama_adapter_edu.data import home_commands

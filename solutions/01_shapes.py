@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float
-from torch import Tensor
-
 from llama_adapter_edu import load_llama
 from llama_adapter_edu.checking import assert_close, assert_shape, check
 from llama_adapter_edu.plots import draw_tensors, heatmap, use_style
+from torch import Tensor
 
 use_style()
 

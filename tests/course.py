@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -60,7 +61,7 @@ def copy_built_fixture(folder: Path) -> Path:
 def environment(root: Path) -> dict[str, str]:
     """The environment of a learner's pytest run, with the modules of the course in `root`."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_", "MPLB"))}
-    return {**own, "PYTHONPATH": str(root)}
+    return {**own, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
 
 def run_pytest(folder: Path, *arguments: str, root: Path = ROOT, timeout: float = 1800) -> str:
@@ -78,18 +79,19 @@ def run_pytest(folder: Path, *arguments: str, root: Path = ROOT, timeout: float 
 
 
 def nbval(notebooks: dict[str, NotebookNode], folder: Path, root: Path) -> dict[str, dict]:
-    """Run notebooks with nbval: {name: {index among its code cells: why it failed}}."""
-    for name, notebook in notebooks.items():
-        nbformat.write(notebook, folder / f"{name}.ipynb")
-    output = run_pytest(folder, "--nbval", "--junitxml=report.xml", root=root)
-    cases = list(ET.parse(folder / "report.xml").iter("testcase"))
-    failures = {}
-    for name, notebook in notebooks.items():
-        own = [case for case in cases if case.get("classname").split(".")[-2] == name]
-        assert len(own) == len(code_cells(notebook)), output
-        found = {i: case.find("failure") for i, case in enumerate(own)}
-        failures[name] = {i: f.get("message") for i, f in found.items() if f is not None}
-    return failures
+    """Run notebooks with nbval, one on each core: {name: {index of a code cell: why it failed}}."""
+
+    def run(name: str) -> dict[int, str]:
+        nbformat.write(notebooks[name], folder / f"{name}.ipynb")
+        options = ("--nbval", f"{name}.ipynb", f"--junitxml={name}.xml")
+        output = run_pytest(folder, *options, root=root)
+        cases = list(ET.parse(folder / f"{name}.xml").iter("testcase"))
+        assert len(cases) == len(code_cells(notebooks[name])), output
+        found = {i: case.find("failure") for i, case in enumerate(cases)}
+        return {i: failure.get("message") for i, failure in found.items() if failure is not None}
+
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        return dict(zip(notebooks, cores.map(run, notebooks), strict=True))
 
 
 def committed(lesson: Lesson, root: Path) -> NotebookNode:

@@ -1,6 +1,6 @@
 """Proofs for every lesson: the notebooks and checks do what the course promises.
 
-`pytest -k lesson_01` runs those of one lesson. nbval runs for real, in one process a lesson.
+`pytest -k lesson_01` runs those of one lesson. nbval runs for real, one notebook on each core.
 """
 
 import copy
@@ -45,7 +45,7 @@ def root(lesson) -> Path:
 
 @pytest.fixture(scope="module")
 def failures(lesson, root, tmp_path_factory) -> dict[str, dict[int, str]]:
-    """{variant of the notebook: {failing code cell: message}}, from one run of nbval."""
+    """{variant of the notebook: {failing code cell: message}}, from runs of nbval."""
     folder = tmp_path_factory.mktemp(f"lesson_{lesson.number:02d}")
     right = lesson.solutions()
     half = dict(list(right.items())[: len(right) // 2])

@@ -71,7 +71,7 @@ def _metadata(tags: list[str]) -> dict:
 def _embed(source: str, folder: Path) -> str:
     """Put the picture files into the text, so that a notebook alone shows them.
 
-    As HTML: Markdown with an SVG as data is text to markdown-it, with which VS Code reads notebooks.
+    As HTML, since markdown-it, with which VS Code reads notebooks, takes no SVG data in Markdown.
     """
 
     def with_data(image) -> str:
