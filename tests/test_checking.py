@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from torch import nn
 
 from llama_adapter_edu import _verdict
-from llama_adapter_edu.checking import CheckFailed, check
+from llama_adapter_edu.checking import CheckFailed, assert_close, check
 
 CHECK = """
 with check("99.1", "double"):
@@ -44,7 +44,8 @@ def reference(monkeypatch):
 
 @pytest.fixture
 def notebook():
-    return {"check": check, "torch": torch, "nn": nn, "np": np, "random": random}
+    own = {"check": check, "assert_close": assert_close, "random": random}
+    return {**own, "torch": torch, "nn": nn, "np": np}
 
 
 def run(notebook: dict, *cells: str) -> str | None:
@@ -99,6 +100,14 @@ def test_a_wrong_answer_is_told_in_words_and_replaced(notebook, reference, answe
 
 def test_a_crash_shows_the_learners_line(notebook):
     assert "  at  return x[7]" in run(notebook, "def double(x):\n    return x[7]", CHECK)
+
+
+def test_nan_is_told_in_words(notebook):
+    source = (
+        'with check("99.1", "double"):\n    assert_close(double(torch.ones(3)), 2 * torch.ones(3))'
+    )
+    answer = "def double(x):\n    return x * float('nan')"
+    assert "3 of 3 values are NaN" in run(notebook, answer, source)
 
 
 def test_an_assert_without_words_is_quoted(notebook):
