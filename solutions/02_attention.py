@@ -26,8 +26,6 @@ import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-
 from llama_adapter_edu import load_llama
 from llama_adapter_edu.attention import (
     AttentionLayer,
@@ -40,6 +38,7 @@ from llama_adapter_edu.attention import (
 from llama_adapter_edu.checking import assert_close, assert_shape, check
 from llama_adapter_edu.data import encode_prompt
 from llama_adapter_edu.plots import heatmap, use_style
+from torch import Tensor, nn
 
 model, tokenizer = load_llama()
 model.requires_grad_(False)  # this lesson trains nothing

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Lesson 3: Soft prompts
+# # Lesson 03: Soft prompts
 #
-# *45 minutes. Needs lessons 1 and 2.*
+# *45 minutes. Needs lessons 01 and 02.*
 #
 # At the end you will have
 #
@@ -12,7 +12,7 @@
 # Shapes: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
 # key/value head, `r` query heads per key/value head (h = g · r), `d` head width, `m` model width.
 #
-# From here on we use the library's copies of the functions that you wrote in lessons 1 and 2.
+# From here on we use the library's copies of the functions that you wrote in lessons 01 and 02.
 
 # %%
 from types import SimpleNamespace
@@ -21,8 +21,6 @@ import matplotlib.pyplot as plt
 import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
@@ -42,6 +40,7 @@ from llama_adapter_edu.attention import (
 )
 from llama_adapter_edu.checking import assert_close, assert_shape, check
 from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, use_style
+from torch import Tensor, nn
 
 use_style()
 model, tokenizer = load_llama()
@@ -53,7 +52,7 @@ print(f"{len(model.model.layers)} layers, all frozen")
 #
 # We stop the Llama at layer 10 of its layers 0 to 29, while it reads one sentence. `hidden` is
 # what the attention of that layer is given: one vector for each word. (A token is often less than
-# a word. We say "word" all the same.) `layer` is your attention layer of lesson 2, with the
+# a word. We say "word" all the same.) `layer` is your attention layer of lesson 02, with the
 # Llama's own weights. It also hands back its rotated queries. They will read the prompts.
 
 # %%
@@ -88,7 +87,8 @@ prompts = torch.randn(10, 576)  # how the published implementations start: N(0, 
 
 size = {"a word at layer 10": hidden, "a prompt": prompts}
 for name, vectors in size.items():
-    print(f"{name}: {vectors.shape[-1]} numbers of size {vectors.square().mean().sqrt():.2f}")
+    typical = vectors.square().mean().sqrt()
+    print(f"{name}: {vectors.shape[-1]} numbers of typical size {typical:.2f}")
 print(f"numbers to learn in this layer: {prompts.numel()}")
 
 # %% [markdown]
@@ -111,7 +111,7 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 #
 # <details><summary>Hint 1: direction</summary>
 #
-# It is what `split_heads` did with words in lesson 1, twice, and there is no batch axis.
+# It is what `split_heads` did with words in lesson 01, twice, and there is no batch axis.
 #
 # </details>
 # <details><summary>Hint 2: axes</summary>
@@ -241,7 +241,7 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 #
 # ## Words look at prompts
 #
-# Now each query meets each prompt's key. In lesson 1 you repeated the key/value heads so that
+# Now each query meets each prompt's key. In lesson 01 you repeated the key/value heads so that
 # each query head got one. There is a way without copies. Cut the query heads into groups,
 # `(g r)`. Then `g` is an axis of both tensors, and einsum matches it.
 
@@ -297,7 +297,7 @@ with check("3.2", "prompt_scores"):
     scores = prompt_scores(some_query, some_key)
     assert_shape(scores, "b h s p", b=2, h=12, s=5, p=7)
 
-    # lesson 1's way: copy the heads, then score them as if prompts were words
+    # lesson 01's way: copy the heads, then score them as if prompts were words
     copied = repeat_kv_heads(repeat(some_key, "g p d -> b g p d", b=2), 4)
     right = attention_scores(some_query, copied)
     wrong_groups = repeat(some_key, "g p d -> b (r g) p d", b=2, r=4)
@@ -371,7 +371,7 @@ def prompt_scores(query, prompt_key, scale=None):
 """
 
 # %%
-# alt: Two score maps of one head: words by words is a lower triangle, words by prompts is a full rectangle.
+# alt: Two score maps of one head: words by words is a triangle, the later words are grey; words by prompts is a full rectangle with stronger colours.
 with torch.no_grad():
     raw_query = split_heads(layer.query_layer(hidden), layer.head_dim)
     raw_key = split_heads(layer.key_layer(hidden), layer.head_dim)
@@ -382,7 +382,7 @@ with torch.no_grad():
 
 head = 3
 seen = word_scores[0, head].masked_fill(causal_softmax(word_scores)[0, head] == 0, torch.nan)
-limits = {"vmin": -20, "vmax": 20, "cmap": "PuOr"}
+limits = {"vmin": -20, "vmax": 20, "cmap": plt.get_cmap("PuOr").with_extremes(bad="silver")}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[14, 10])
 heatmap(
     left, seen, rows="query", row_labels=words, column_labels=words, title="word scores", **limits
@@ -393,7 +393,7 @@ fig.colorbar(right.images[0], ax=right, label="score")
 plt.show()
 
 # %% [markdown]
-# On the left you see the causal mask of lesson 1: a word may not look at later words. On the
+# On the left, grey is the causal mask of lesson 01: a word may not look at later words. On the
 # right there is **no mask**. A prompt is not later than any word. It is not even text: it holds
 # nothing of the answer that a word could peek at. So every word may see every prompt. The prompts
 # themselves ask nothing: they have no queries (paper, eq. 2).
@@ -415,7 +415,8 @@ plt.show()
 #
 # <details><summary>Hint 1: direction</summary>
 #
-# As in lesson 1: scores, softmax, weighted sum of values. Groups of heads as in exercise 3.2.
+# As in `causal_attention` of lesson 02: scores, softmax, weighted sum of values. Groups of heads
+# as in exercise 3.2.
 #
 # </details>
 # <details><summary>Hint 2: axes</summary>
@@ -554,7 +555,7 @@ print(f"mean length of what a word reads from the words:   {from_words.norm(dim=
 print(f"mean length of what a word reads from the prompts: {from_prompts.norm(dim=-1).mean():.1f}")
 
 # %% [markdown]
-# The prompts shout. Random ones would drown what the Llama knows. Lesson 4 gives them a volume
+# The prompts shout. Random ones would drown what the Llama knows. Lesson 04 gives them a volume
 # knob that starts at zero. But a knob is of no use if the prompts can hurt the words in another
 # way.
 #
@@ -575,7 +576,7 @@ print(f"mean length of what a word reads from the prompts: {from_prompts.norm(di
 #
 # <details><summary>Hint 1: direction</summary>
 #
-# Lesson 2's cache put old words in front of new ones, and the new words could see all of them.
+# Lesson 02's cache put old words in front of new ones, and the new words could see all of them.
 # Prompts can take the place of the old words.
 #
 # </details>
@@ -719,11 +720,11 @@ for size in (1.0, 0.25, 0.0):
 # With two softmaxes the words keep 100 %, whatever the prompts are: `causal_softmax(word_scores)`
 # has no prompt in it. In the paper's words, the separate softmax keeps the words' term
 # "irrelevant to our adaption prompts" (section 3.2). And what the prompts add can be turned down
-# to exactly nothing. That is lesson 4.
+# to exactly nothing. That is lesson 04.
 #
 # ## No position, and what it costs
 #
-# Words carry their position in their keys: lesson 2's rotation. Prompts have no place in the
+# Words carry their position in their keys: lesson 02's rotation. Prompts have no place in the
 # sentence, so their keys are not rotated. The queries are, though. Take one pair of words and one
 # prompt, and move the whole sentence to the right, as if more and more text stood before it.
 
@@ -867,7 +868,7 @@ def position_effect(model, input_ids, shift):
 
 # %% [markdown]
 # Now the real Llama, with random prompts in all 30 layers. `add_adaption_prompts` is the finished
-# library; lesson 6 opens this box. It multiplies what the prompts add by a gate, which is 0 at
+# library; lesson 06 opens this box. It multiplies what the prompts add by a gate, which is 0 at
 # the start. We open the gates a crack, to 0.003. `disable_adapter` gives the bare Llama back for
 # comparison.
 
@@ -915,7 +916,7 @@ plt.show()
 # * `joint_attention_weights`: the other way, to see what it takes from the words,
 # * `position_effect`: a test that tells whether a model sees absolute positions.
 #
-# **Next, lesson 4:** the prompts still shout. A gate that starts at zero makes their start
+# **Next, lesson 04:** the prompts still shout. A gate that starts at zero makes their start
 # silent.
 #
 # ## To think about
@@ -937,7 +938,7 @@ plt.show()
 #
 # One could; prefix tuning does it. Here, 3 heads of width 64 need 192 numbers for a key and 192
 # for a value: 384 instead of 576. But prompts in the layer's input space are shaped by what the
-# layer has learnt. And something else that lives in this space can be added to them: lesson 9
+# layer has learnt. And something else that lives in this space can be added to them: lesson 09
 # adds a picture.
 #
 # </details>

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Lesson 4: The zero-init gate
+# # Lesson 04: The zero-init gate
 #
-# *45 minutes. Needs lessons 1 to 3.*
+# *45 minutes. Needs lessons 01 to 03.*
 #
 # At the end you will have
 #
@@ -12,7 +12,7 @@
 # Shapes: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
 # key/value head, `r` query heads per key/value head (h = g · r), `d` head width, `m` model width.
 #
-# From here on we use the library's copies of the functions that you wrote in lesson 3.
+# From here on we use the library's copies of the functions that you wrote in lesson 03.
 
 # %%
 import math
@@ -22,8 +22,6 @@ import matplotlib.pyplot as plt
 import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float
-from torch import Tensor, nn
-
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 from llama_adapter_edu.adapt import adapter_prompts
 from llama_adapter_edu.adaption_prompt import prompt_attention, prompt_keys_values, prompt_scores
@@ -40,6 +38,7 @@ from llama_adapter_edu.attention import (
 from llama_adapter_edu.checking import assert_close, assert_shape, check
 from llama_adapter_edu.data import collate, encode, home_commands
 from llama_adapter_edu.plots import BLUE, GREY, ORANGE, plot_gates, use_style
+from torch import Tensor, nn
 
 use_style()
 model, tokenizer = load_llama()
@@ -59,7 +58,7 @@ print(f"loss of the bare Llama on 4 commands: {bare.loss:.2f}")
 # The course's task is to turn a command for a home into JSON. The loss says how surprised the
 # Llama is by the right answers. Four commands are enough for this lesson.
 #
-# Now put 10 random prompts into each of the 30 layers. In lesson 3 they shouted: what a word read
+# Now put 10 random prompts into each of the 30 layers. In lesson 03 they shouted: what a word read
 # from them was more than ten times as long as what it read from the words. So multiply what they
 # add by a small random number, for each head another one, and make this number larger and larger.
 
@@ -96,7 +95,7 @@ plt.show()
 # In the paper, on the questions of ScienceQA, the zero start ends at 84.04 % right answers and a
 # random start at 40.77 % (Table 5; it does not say what exactly was random).
 #
-# For what follows we need one layer from inside: layer 10, as in lesson 3, reading the first
+# For what follows we need one layer from inside: layer 10, as in lesson 03, reading the first
 # command.
 
 # %%
@@ -650,7 +649,7 @@ class GatedPrompts(nn.Module):
 # %% [markdown]
 # Your module goes into the real Llama. At the start of this lesson the library put its own
 # prompts into each attention layer. Yours take their place, in all 30 layers. (How it hooks into
-# the attention is lesson 6.)
+# the attention is lesson 06.)
 
 # %%
 torch.manual_seed(0)
@@ -884,9 +883,9 @@ print("gradient of the prompts:", gradient_length(all_prompts))
 # * `GatedPrompts`: all that an adapted layer learns,
 # * `gets_gradient`: who learns first, predicted and measured.
 #
-# With lesson 3, this is all of LLaMA-Adapter's attention.
+# With lesson 03, this is all of LLaMA-Adapter's attention.
 #
-# **Next, lesson 5:** a slide shows the same idea in twenty lines of code. They do not run. You
+# **Next, lesson 05:** a slide shows the same idea in twenty lines of code. They do not run. You
 # make them run, and then make them right.
 #
 # ## To think about
@@ -902,7 +901,7 @@ print("gradient of the prompts:", gradient_length(all_prompts))
 #
 # </details>
 #
-# 2. Lesson 3's prompts did harm in another way too: in one joint softmax they took weight from
+# 2. Lesson 03's prompts did harm in another way too: in one joint softmax they took weight from
 #    the words. Would a gate of zero have helped there?
 #
 # <details><summary>Answer</summary>

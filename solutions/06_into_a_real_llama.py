@@ -1,15 +1,15 @@
 # %% [markdown]
-# # Lesson 6: Into a real Llama
+# # Lesson 06: Into a real Llama
+#
+# *60 minutes*
 #
 # At the end, your prompts live in the top layers of the course's Llama. They learn from a few
 # commands, and you keep what they learnt in a file of 0.7 MB. The base model never changes.
 #
-# *60 minutes*
-#
 # Shape legend: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head,
 # `g` key/value head, `d` head width, `m` model width.
 #
-# From here on, the library's copies of your functions of lessons 1 to 4 are used. They are
+# From here on, the library's copies of your functions of lessons 01 to 04 are used. They are
 # imported in the next cell. At the end of this lesson you compare them with the running model.
 
 # %% tags=["nbval-ignore-output"]
@@ -23,13 +23,6 @@ import matplotlib.pyplot as plt
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-
 from llama_adapter_edu import add_adaption_prompts, load_llama, save_adapter
 from llama_adapter_edu.adapt import adapter_prompts
 from llama_adapter_edu.adaption_prompt import (
@@ -49,6 +42,12 @@ from llama_adapter_edu.checking import assert_close, assert_shape, check
 from llama_adapter_edu.data import collate, encode, encode_prompt, home_commands
 from llama_adapter_edu.inspect_prompts import prompt_weights
 from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, plot_loss, use_style
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 use_style()
 llama, tokenizer = load_llama()
@@ -340,7 +339,7 @@ print(f"numbers that train: {sum(sizes):,} = 10 * 576 + 9")
 # %% [markdown]
 # ## How the prompts get in
 #
-# In lesson 5 you wrapped an attention layer. A wrapper stands outside: it needs the rotated
+# In lesson 05 you wrapped an attention layer. A wrapper stands outside: it needs the rotated
 # queries, and a transformers layer does not hand them out. PEFT wraps too, and it computes the
 # queries a second time in every adapted layer.
 #
@@ -909,15 +908,14 @@ for name, model in {"LLaMA-7B": llama_7b, "the course's Llama": llama}.items():
     print(f"{name}: {trainable:,} of {total:,} train ({trainable / total:.3%})")
 
 # %% [markdown]
-# 1,229,760: the prediction holds. PEFT gives 1,228,830 for the same settings. It has one gate for a
-# layer, not one for each head: 930 numbers less.
-
-# %% [markdown]
+# 1,229,760: the prediction holds. PEFT has one gate for a layer, not one for each of 32 heads: it
+# trains 30 · 31 = 930 numbers less.
+#
 # ## A few steps
 #
-# Does it learn? The task: turn a command for a home into JSON. Lesson 7 looks at these data, lesson
-# 10 does the full training. Eight steps of four commands are enough to see the loss fall. It is
-# measured on four other commands, with rooms and phrasings that never occur in training.
+# Does it learn? The task: turn a command for a home into JSON. Lesson 07 looks at these data, and
+# lesson 10 does the full training. Eight steps of four commands are enough to see the loss fall. It
+# is measured on four other commands, with rooms and phrasings that never occur in training.
 
 # %%
 row = home_commands("test", 1)[0]
@@ -968,8 +966,8 @@ for name, implementation in {"before": "sdpa", "after": "sdpa_with_prompts"}.ite
     print(f"{name}: {tokenizer.decode(answer, skip_special_tokens=True)!r}")
 
 # %% [markdown]
-# It has learnt the form, and not yet all of the content. "Before" needed no second
-# model: one name in the config switches the prompts off.
+# It has learnt the form, and not yet all of the content. "Before" needed no second model: one name in
+# the config switches the prompts off.
 #
 # `generate` gives the model one new word at a time and keeps the keys and values of the earlier
 # ones. That cache is the model's own business. Prompts do not pass through it, so it must not
@@ -1225,7 +1223,7 @@ print(f"{len(mine)} tensors in your file, {len(theirs)} in the library's; {sum(s
 # adapters side by side, prompt keys kept while text is generated, and a settings file beside the
 # weights, which says what shape of base the adapter needs.
 #
-# One more comparison, with the functions you wrote in lessons 1 to 4. Take what goes into the top
+# One more comparison, with the functions you wrote in lessons 01 to 04. Take what goes into the top
 # layer's attention and what comes out. Then compute the second from the first by hand, lesson by
 # lesson. If it agrees, your functions are what runs inside the adapted Llama.
 
@@ -1248,20 +1246,20 @@ hook.remove()
 prompt, hidden = attention.adaption_prompts["default"], seen["hidden"]
 head_dim, theta = attention.head_dim, AttentionLayer.from_llama(attention).theta
 with torch.no_grad():
-    query = split_heads(attention.q_proj(hidden), head_dim)  # lesson 1
+    query = split_heads(attention.q_proj(hidden), head_dim)  # lesson 01
     key = split_heads(attention.k_proj(hidden), head_dim)
     value = split_heads(attention.v_proj(hidden), head_dim)
 
-    position = rearrange(torch.arange(hidden.shape[1]), "s -> 1 s")  # lesson 2
+    position = rearrange(torch.arange(hidden.shape[1]), "s -> 1 s")  # lesson 02
     cos, sin = rotary_tables(position, head_dim, theta)
     query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
     heads = causal_attention(query, key, value)
 
-    projections = attention.k_proj, attention.v_proj  # lesson 3
+    projections = attention.k_proj, attention.v_proj  # lesson 03
     prompt_key, prompt_value = prompt_keys_values(prompt.prompts, *projections, head_dim)
 
-    heads = heads + gated_prompt_attention(query, prompt_key, prompt_value, prompt.gate)  # lesson 4
-    output = attention.o_proj(merge_heads(heads))
+    added = gated_prompt_attention(query, prompt_key, prompt_value, prompt.gate)  # lesson 04
+    output = attention.o_proj(merge_heads(heads + added))
 difference = (output - seen["output"]).abs().max() / seen["output"].abs().max()
 print("by hand, as in the running model:", bool(difference < 1e-4))
 
@@ -1303,7 +1301,7 @@ else:
 # ## Where PEFT is wrong
 #
 # PEFT wraps the layer, so the prompts' part passes through `o_proj` on its own: o(a) + o(b). You
-# add inside: o(a + b). In lesson 5 the two were the same, because the course's Llama has no bias
+# add inside: o(a + b). In lesson 05 the two were the same, because the course's Llama has no bias
 # there. With a bias they are not. Take a closed gate: the prompts add zero.
 
 # %%
@@ -1361,6 +1359,8 @@ prompt = adapter_prompts(adapted, "default")[29]
 widest = int(prompt.gate_opening.abs().argmax())
 by_head = weights[29][0].mean(dim=1)
 by_word = weights[29][0, widest, -16:]
+favourites = by_head.topk(3, dim=1).values.sum(dim=1)
+print("three of ten prompts get more than half of each head:", bool(favourites.min() > 0.5))
 _, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[1, 1])
 slots = range(10)
 heatmap(left, by_head, rows="head", columns="prompt", vmin=0, vmax=1, title="mean over the words")
@@ -1372,8 +1372,8 @@ right.figure.colorbar(right.images[0], ax=right, label="weight")
 plt.show()
 
 # %% [markdown]
-# Each head of the left picture has its favourites: most of its weight goes to one to three of the
-# ten prompts. On the right, the favourite changes from word to word. That is what the query does:
+# Each head of the left picture has its favourites: three of the ten prompts get more than half of
+# its weight. On the right, the favourite changes from word to word. That is what the query does:
 # the same prompts, read differently by each word.
 #
 # One reason for such sharp choices is the start. Prompts are drawn with standard deviation 1. Are
@@ -1397,8 +1397,8 @@ for name, x in sizes.items():
 # * An attention function inside transformers. It leaves queries, masks and cache to the model.
 # * A file of 0.7 MB that turns the base into your model.
 #
-# Next, in lesson 7: the data. Which words of a row is the model asked to learn, and how do you know
-# that it did not just learn the rooms by heart?
+# **Next, lesson 07:** the data. Which words of a row is the model asked to learn, and how do you
+# know that it did not just learn the rooms by heart?
 #
 # ## Three questions to think about
 #

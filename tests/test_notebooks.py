@@ -47,16 +47,19 @@ def root(lesson) -> Path:
 def failures(lesson, root, tmp_path_factory) -> dict[str, dict[int, str]]:
     """{variant of the notebook: {failing code cell: message}}, from runs of nbval."""
     folder = tmp_path_factory.mktemp(f"lesson_{lesson.number:02d}")
-    right = lesson.solutions()
-    half = dict(list(right.items())[: len(right) // 2])
-    wrong = {exercise.id: exercise.wrong[0][1] for exercise in lesson.exercises}
+    right, half = lesson.solutions(), lesson.solutions()
+    for exercise in lesson.exercises[solved_in_half(lesson) :]:
+        half[exercise.id] = exercise.wrong[0][1]
     variants = {
         "solved": with_old_red_outputs(course.with_answers(lesson, root, right)),
         "open": course.committed(lesson, root),
         "half": without_outputs(course.with_answers(lesson, root, half)),
-        "wrong": course.with_answers(lesson, root, wrong),
     }
     return course.nbval(variants, folder, root)
+
+
+def solved_in_half(lesson: Lesson) -> int:
+    return len(lesson.exercises) // 2
 
 
 def with_old_red_outputs(notebook):
@@ -85,14 +88,10 @@ def test_open_notebook_fails_in_exactly_its_checks(lesson, failures):
 
 
 def test_half_solved_notebook_without_outputs_fails_in_exactly_the_rest(lesson, failures):
-    done = len(lesson.exercises) // 2
-    expected = [None] * done + ["not solved yet"] * (len(lesson.exercises) - done)
-    expect_failing_checks(failures["half"], lesson, expected)
-
-
-def test_wrong_answers_fail_in_exactly_their_checks_with_the_listed_words(lesson, failures):
-    words = [exercise.wrong[0][0] for exercise in lesson.exercises]
-    expect_failing_checks(failures["wrong"], lesson, words)
+    """And with the listed words: the rest holds wrong answers."""
+    done = solved_in_half(lesson)
+    words = [exercise.wrong[0][0] for exercise in lesson.exercises[done:]]
+    expect_failing_checks(failures["half"], lesson, [None] * done + words)
 
 
 def expect_failing_checks(found: dict[int, str], lesson: Lesson, words: list[str | None]) -> None:
@@ -105,7 +104,10 @@ def expect_failing_checks(found: dict[int, str], lesson: Lesson, words: list[str
 
 
 def test_every_listed_answer_is_judged_right(lesson, root, monkeypatch):
-    """Without a kernel: wrong answers with their words, right ones, and the stub, at each check."""
+    """Without a kernel: right answers, the stub, and wrong answers with their words, at each check.
+
+    A wrong one comes last: all other cells run after it.
+    """
     problems = judge_all_answers(lesson, root, monkeypatch)
     assert not problems, "\n".join(problems)
 
@@ -149,19 +151,17 @@ def judge_answers(lesson: Lesson, exercise: Exercise, notebook: dict) -> list[st
             return str(error)
         return None
 
-    for says, wrong in exercise.wrong:
-        found = message(wrong)
-        if found is None or says not in found:
-            problems.append(f"{exercise.id}: expected {says!r}, got {found}\n{wrong}")
     stub = make_notebook(lesson).cells[exercise.code].source
-    for kind, answer, expected in [
-        ("stub", stub, "not solved yet"),
-        *(("right", right, None) for right in exercise.right),
+    answers = [
         ("solution", lesson.solution(exercise), None),
-    ]:
+        *(("right", right, None) for right in exercise.right),
+        ("stub", stub, "not solved yet"),
+        *(("wrong", wrong, says) for says, wrong in exercise.wrong),
+    ]
+    for kind, answer, expected in answers:
         found = message(answer)
         if found != expected and not (expected and found and expected in found):
-            problems.append(f"{exercise.id}: {kind} answer, got {found}\n{answer}")
+            problems.append(f"{exercise.id}: {kind}, expected {expected!r}, got {found}\n{answer}")
     return problems
 
 

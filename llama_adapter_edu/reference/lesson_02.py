@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from jaxtyping import Int
-from torch import Tensor
 from llama_adapter_edu.attention import AttentionLayer
 from llama_adapter_edu.attention import merge_heads
 from llama_adapter_edu.attention import split_heads
+from torch import Tensor
 from llama_adapter_edu.attention import rotary_tables
 from llama_adapter_edu.attention import apply_rotary
 from llama_adapter_edu.attention import causal_attention

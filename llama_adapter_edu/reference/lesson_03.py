@@ -11,9 +11,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from jaxtyping import Int
+from llama_adapter_edu.attention import causal_softmax
 from torch import Tensor
 from torch import nn
-from llama_adapter_edu.attention import causal_softmax
 from llama_adapter_edu.adaption_prompt import prompt_keys_values
 from llama_adapter_edu.adaption_prompt import prompt_scores
 from llama_adapter_edu.adaption_prompt import prompt_attention

@@ -10,9 +10,9 @@ EXERCISES = {'4.1': 'gated_prompt_attention', '4.2': 'gated_attention_weights', 
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from llama_adapter_edu.attention import causal_softmax
 from torch import Tensor
 from torch import nn
-from llama_adapter_edu.attention import causal_softmax
 from llama_adapter_edu.adaption_prompt import gated_prompt_attention
 
 

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from einops import rearrange
 from jaxtyping import Float
+from llama_adapter_edu.adaption_prompt import AdaptionPrompt
+from llama_adapter_edu.adaption_prompt import gated_prompt_attention
+from llama_adapter_edu.adaption_prompt import prompt_keys_values
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,9 +23,6 @@ from transformers import AttentionMaskInterface
 from transformers import LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from llama_adapter_edu.adaption_prompt import AdaptionPrompt
-from llama_adapter_edu.adaption_prompt import gated_prompt_attention
-from llama_adapter_edu.adaption_prompt import prompt_keys_values
 from llama_adapter_edu.adapt import count_parameters
 
 
