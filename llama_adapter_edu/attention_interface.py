@@ -9,6 +9,7 @@ caches stay the model's own.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -18,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from llama_adapter_edu.adaption_prompt import AdaptionPrompt, Projection, prompt_keys_values
+from llama_adapter_edu.image_prompts import add_image, attend_row_by_row, image_keys_values
 
 PREFIX = "adaption_prompt_"
 
@@ -117,12 +119,15 @@ def _adapted(base: str) -> Callable:
             else model_file.ALL_ATTENTION_FUNCTIONS[base]
         )
         kept = kwargs.pop("prompt_keys_values", None)
+        image = kwargs.pop("image_vector", None)
         output, weights = frozen(module, query, key, value, attention_mask, **kwargs)
         prompt = active_prompt(module)
         if prompt is None:
             return output, weights
-        prompt_key, prompt_value = _keys_values(module, prompt.prompts.to(query.dtype), kept)
-        added = prompt(query, prompt_key, prompt_value, kwargs.get("scaling"))
+        prompts = prompt.prompts if image is None else add_image(prompt.prompts, image)
+        prompt_key, prompt_value = _keys_values(module, prompts.to(query.dtype), kept)
+        attend = prompt if prompt_key.ndim == 3 else partial(attend_row_by_row, prompt)
+        added = attend(query, prompt_key, prompt_value, kwargs.get("scaling"))
         return output + rearrange(added, "b h s d -> b s h d").to(output.dtype), weights
 
     return adapted_attention
@@ -168,15 +173,20 @@ def _projections(attention: nn.Module) -> tuple[Projection, Projection]:
 
 def _keys_values(
     attention: nn.Module,
-    prompts: Float[Tensor, "p m"],
+    prompts: Float[Tensor, "... p m"],
     kept: dict | None,
-) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
-    """The prompts' keys and values, from `kept` if an earlier step of this generation has them."""
+) -> tuple[Float[Tensor, "... g p d"], Float[Tensor, "... g p d"]]:
+    """The prompts' keys and values, from `kept` if an earlier step of this generation has them.
+
+    Prompts with a picture (b p m) have them for each row: (b g p d).
+    """
+    of_layer = partial(layer_keys_values, attention)
+    compute = of_layer if prompts.ndim == 2 else partial(image_keys_values, keys_values=of_layer)
     if kept is None:
-        return layer_keys_values(attention, prompts)
+        return compute(prompts)
     key = attention.layer_idx, attention.adapter_state.active
     if key not in kept:
-        kept[key] = layer_keys_values(attention, prompts)
+        kept[key] = compute(prompts)
     return kept[key]
 
 
@@ -184,11 +194,16 @@ def _keep_with_words(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tup
     """Keep the prompts' keys and values exactly as long as the words': in the same cache object.
 
     Never with gradients: keys kept in training would stop the prompts from learning (litgpt #1287).
+    A picture shown together with words stays in view as long as they do, or until another comes.
     """
-    words = kwargs.get("past_key_values")
+    words = kwargs.get("cache", kwargs.get("past_key_values"))  # renamed in transformers 5.24
     if isinstance(words, Cache) and not torch.is_grad_enabled():
         # The length of a static cache is a tensor, which a compiled graph cannot branch on.
         if not torch.compiler.is_compiling() and words.get_seq_length() == 0:
             words.prompt_keys_values = {}
-        kwargs["prompt_keys_values"] = getattr(words, "prompt_keys_values", None)
+        kept = kwargs["prompt_keys_values"] = getattr(words, "prompt_keys_values", None)
+        image = kwargs.get("image_vector")
+        if image is not None and kept is not None and kept.get("image") is not image:
+            kept.clear()
+            kept["image"] = image
     return args, kwargs
