@@ -126,11 +126,19 @@ def _adapted(base: str) -> Callable:
             return output, weights
         prompts = prompt.prompts if image is None else add_image(prompt.prompts, image)
         prompt_key, prompt_value = _keys_values(module, prompts.to(query.dtype), kept)
-        attend = prompt if prompt_key.ndim == 3 else partial(attend_row_by_row, prompt)
+        attend = prompt
+        if prompt_key.ndim == 4:
+            attend = partial(attend_row_by_row, prompt)
+            _check_rows(len(prompt_key), len(query))
         added = attend(query, prompt_key, prompt_value, kwargs.get("scaling"))
         return output + rearrange(added, "b h s d -> b s h d").to(output.dtype), weights
 
     return adapted_attention
+
+
+def _check_rows(n_images: int, n_texts: int) -> None:
+    if n_images != n_texts:
+        raise ValueError(f"{n_images} images for {n_texts} texts: show each text one image.")
 
 
 def active_prompt(attention: nn.Module) -> AdaptionPrompt | None:
@@ -194,7 +202,7 @@ def _keep_with_words(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tup
     """Keep the prompts' keys and values exactly as long as the words': in the same cache object.
 
     Never with gradients: keys kept in training would stop the prompts from learning (litgpt #1287).
-    A picture shown together with words stays in view as long as they do, or until another comes.
+    Those with a picture are kept until another picture, or none, comes with the next words.
     """
     words = kwargs.get("cache", kwargs.get("past_key_values"))  # renamed in transformers 5.24
     if isinstance(words, Cache) and not torch.is_grad_enabled():
@@ -203,7 +211,7 @@ def _keep_with_words(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tup
             words.prompt_keys_values = {}
         kept = kwargs["prompt_keys_values"] = getattr(words, "prompt_keys_values", None)
         image = kwargs.get("image_vector")
-        if image is not None and kept is not None and kept.get("image") is not image:
+        if kept is not None and kept.get("image") is not image:
             kept.clear()
             kept["image"] = image
     return args, kwargs

@@ -186,8 +186,8 @@ def answer_words(
         batch = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
         shown = images[[row.picture for row in rows]].to(model.device)
         said = model.generate(**batch, images=shown, generation_config=one_word)
-        words += tokenizer.batch_decode(said[:, -1])
-    return [word.strip() for word in words]
+        words += [tokenizer.decode(token).strip() for token in said[:, -1]]
+    return words
 
 
 def accuracy(questions: Sequence[Question], words: Sequence[str]) -> dict[str, float]:

@@ -51,13 +51,8 @@ def attend_row_by_row(
 
     No head reads another head's keys. So the rows can be laid side by side as heads of one row,
     with the gates repeated for each.
-
-    Raises:
-        ValueError: the batch has another number of rows than there are pictures.
     """
     n_rows, n_heads = query.shape[:2]
-    if len(prompt_key) != n_rows:
-        raise ValueError(f"{len(prompt_key)} images for {n_rows} texts: show each text one image.")
     gate = repeat(prompt.gate, "h -> (b h r)", b=n_rows, r=n_heads // len(prompt.gate))
     rows_as_heads = (
         rearrange(query, "b h s d -> 1 (b h) s d"),
