@@ -710,7 +710,7 @@ print("size of the prompts   what the words keep with one softmax")
 for size in (1.0, 0.25, 0.0):
     key, _ = prompt_keys_values(size * prompts, layer.key_layer, layer.value_layer, layer.head_dim)
     _, of_words = joint_attention_weights(prompt_scores(query, key), word_scores)
-    print(f"{size:19.2f}   {of_words.sum(dim=-1).mean():.0%}")
+    print(f"{size:19.2f}   {of_words.sum(dim=-1).mean():.1%}")
 
 # %% [markdown]
 # With one softmax, random prompts leave the words a quarter of their weight. Prompts as large as
