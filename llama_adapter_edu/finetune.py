@@ -9,7 +9,7 @@ and schedule, `training_step.py` computes the gradients, `training_state.py` kee
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -59,7 +59,8 @@ def finetune(
     """Train what is trainable in `model`, in place, on rows of `encode_dataset`.
 
     Args:
-        accelerator: devices, processes and mixed precision; a plain one if None.
+        accelerator: devices, processes and mixed precision; a plain one if None. What it has
+            prepared so far is released.
         resume_folder: keeps a checkpoint every `save_every` steps and at the end. A run that was
             stopped, in whatever way, goes on from the last one when it is called again with the
             same model, data and settings; it ends as if it had never stopped. Ctrl-C waits for the
@@ -95,7 +96,7 @@ def finetune(
         run = _Run(wrapped, prepared, rows, config, accelerator, config.micro_batch_size)
         for step in _bar(history, config, shown=progress and accelerator.is_main_process):
             try:
-                loss, stop = run.step(step, batches[step], interrupted())
+                loss, stop = run.step(step, batches[step], interrupted)
             except FloatingPointError as error:
                 last_good = saved.save(model, optimizer, history)
                 raise FloatingPointError(f"{error} {last_good}".rstrip()) from None
@@ -122,8 +123,14 @@ class _Run:
     accelerator: Accelerator
     micro_batch_size: int | None
 
-    def step(self, step: int, numbers: list[int], stop: bool) -> tuple[float, bool]:
-        """Learn from the rows `numbers`. Returns the mean loss, and whether any process stops.
+    def step(
+        self, step: int, numbers: list[int], interrupted: Callable[[], bool]
+    ) -> tuple[float, bool]:
+        """Learn from the rows `numbers`.
+
+        Returns:
+            the mean loss over the labelled tokens of all processes, and whether one of them was
+            interrupted.
 
         Raises:
             FloatingPointError: loss or gradients are not finite; nothing was changed.
@@ -137,7 +144,7 @@ class _Run:
         part, self.micro_batch_size = accumulate_within_memory(
             self.model, self.rows, numbers, self.micro_batch_size, self.accelerator
         )
-        parts = torch.stack([part, torch.full_like(part, stop)])
+        parts = torch.stack([part, torch.full_like(part, interrupted())])
         loss, stops = self.accelerator.reduce(parts).tolist()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
         # A gradient scaler looks for infinite gradients itself, and skips the step.
@@ -169,7 +176,7 @@ def _check(accelerator: Accelerator, resume_folder: str | os.PathLike | None, ev
 @contextmanager
 def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None]:
     """Training mode inside; afterwards the model is as before, without accelerate's wrappers."""
-    was_training = model.training
+    was_training, own_forward = model.training, "forward" in vars(model)
     model.train()
     try:
         yield
@@ -177,6 +184,9 @@ def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None
         model.train(was_training)
         if accelerator.native_amp:
             accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            if not own_forward:
+                vars(model).pop("forward", None)
+        accelerator.free_memory()
 
 
 def _bar(history: History, config: TrainingConfig, *, shown: bool) -> Iterator[int]:

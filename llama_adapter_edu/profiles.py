@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from llama_adapter_edu.adapt import AdaptionPromptConfig
@@ -38,6 +39,9 @@ class Profile:
     test_rows: int
 
     def accelerator(self) -> Accelerator:
+        """An `Accelerator` for this profile, also after one for another profile."""
+        # All accelerators of a process share one state, which refuses another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
         return Accelerator(cpu=self.name == "cpu", mixed_precision=self.mixed_precision)
 
     def training(self, **changes: object) -> TrainingConfig:
