@@ -172,10 +172,10 @@ def answer_words(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
-    images: Float[Tensor, "n y x"],
+    images: Float[Tensor, "n y x"] | None,
     batch_size: int = 120,
 ) -> list[str]:
-    """The word that the model itself would say first, for each question."""
+    """The word that the model itself would say first, for each question; blind without images."""
     one_word = GenerationConfig(
         do_sample=False, max_new_tokens=1, pad_token_id=tokenizer.pad_token_id
     )
@@ -184,8 +184,9 @@ def answer_words(
         rows = questions[start : start + batch_size]
         ids = {"input_ids": [encode_question(tokenizer, row.text) for row in rows]}
         batch = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
-        shown = images[[row.picture for row in rows]].to(model.device)
-        said = model.generate(**batch, images=shown, generation_config=one_word)
+        if images is not None:
+            batch["images"] = images[[row.picture for row in rows]].to(model.device)
+        said = model.generate(**batch, generation_config=one_word)
         words += [tokenizer.decode(token).strip() for token in said[:, -1]]
     return words
 
