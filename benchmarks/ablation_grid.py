@@ -1,6 +1,6 @@
 """What is compared: one default setting, and studies that change one thing of it at a time."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,3 @@ def grid(studies: dict[str, list[Cell]], n_seeds: int) -> list[tuple[Cell, int]]
         for cell in cells
         if cell.adapter_layers > 0 or seed == 0  # the bare Llama is the same for every seed
     ]
-
-
-def check_studies(studies: dict[str, list[Cell]]) -> None:
-    """Raise ValueError for a study whose cells do not differ from each other."""
-    for name, cells in studies.items():
-        if len(set(cells)) < len(cells):
-            raise ValueError(f"study {name!r} holds the same cell twice; fields: {fields(Cell)}")

@@ -3,10 +3,11 @@
     python -m benchmarks.ablations --cpu --tiny --output /tmp/ablations.json        # about a minute
     python -m benchmarks.ablations --workers 8 --seeds 5 --budget-seconds 420       # one GPU
 
-`ablation_grid.py` says what is compared, `ablation_variants.py` holds the adapters that the library
-leaves out on purpose. Each run draws its training rooms, prompts and order of rows from its seed,
-so cells with the same seed can be compared pair by pair. It is scored on the same commands of the
-validation split: no room and no phrasing of them occurs in training.
+`ablation_grid.py` says what is compared, `ablation_run.py` trains and scores, and
+`ablation_variants.py` holds the adapters that the library leaves out on purpose. Each run draws its
+training rooms, prompts and order of rows from its seed, so cells with the same seed can be compared
+pair by pair. It is scored on the same commands of the validation split: no room and no phrasing of
+them occurs in training.
 
 A finished run is written to OUTPUT.runs.jsonl at once; a second call goes on from there. The JSON
 with hardware, versions and all runs is package data: lesson 08 draws it.
@@ -17,139 +18,24 @@ import json
 import multiprocessing
 import os
 import platform
-import random
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
+import accelerate
+import torch
+import transformers
+
 from benchmarks.ablation_grid import STUDIES, TINY_STUDIES, Cell, grid
+from benchmarks.ablation_run import run_cell, start_worker
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu" / "results" / "ablations.json"
-
-_worker: dict = {}  # what each process loads once: the Llama, its tokenizer, the rows to score
-
-
-def training_rows(n_rooms: int, n_rows: int, seed: int) -> list[dict[str, str]]:
-    """The first `n_rows` training commands about `n_rooms` rooms, both drawn from the seed."""
-    from llama_adapter_edu.home_commands import generate, rooms
-
-    chosen = set(random.Random(seed).sample(rooms("train"), n_rooms))
-    rows = [
-        row for row in generate("train", seed=seed) if json.loads(row["output"])["room"] in chosen
-    ]
-    return rows[:n_rows]
-
-
-def start_worker(model: str | None, cpu: bool, n_rows: int, deadline: float, threads: int) -> None:
-    """Load the Llama into this process."""
-    import torch
-    from accelerate import Accelerator
-
-    from llama_adapter_edu.data import encode_dataset, home_commands
-    from llama_adapter_edu.llama import load_llama
-
-    torch.set_num_threads(threads)
-    accelerator = Accelerator(cpu=cpu)
-    llama, tokenizer = load_llama(model, device=accelerator.device)
-    llama.requires_grad_(False)
-    scored = encode_dataset(home_commands("validation", n_rows), tokenizer)
-    _worker.update(
-        llama=llama,
-        tokenizer=tokenizer,
-        accelerator=accelerator,
-        scored=scored,
-        deadline=deadline,
-    )
-
-
-def run_cell(job: tuple[Cell, int]) -> dict | None:
-    """Train and score one cell with one seed. None if the time is up."""
-    if time.time() > _worker["deadline"]:
-        return None
-    from accelerate.utils import set_seed
-
-    from benchmarks.ablation_variants import apply_variant
-    from llama_adapter_edu import evaluate
-    from llama_adapter_edu.adapt import AdaptionPromptConfig, add_adaption_prompts, remove_adapter
-    from llama_adapter_edu.data import encode_dataset
-    from llama_adapter_edu.finetune import TrainingConfig, finetune
-
-    cell, seed = job
-    llama, tokenizer, scored = (_worker[name] for name in ("llama", "tokenizer", "scored"))
-    start = time.perf_counter()
-    train = encode_dataset(training_rows(cell.rooms, cell.rows, seed), tokenizer)
-    problem = first = None
-    if cell.adapter_layers:
-        set_seed(seed)
-        config = AdaptionPromptConfig(
-            **{name: getattr(cell, name) for name in AdaptionPromptConfig.__dataclass_fields__}
-        )
-        add_adaption_prompts(llama, config)
-        attention = llama.config._attn_implementation
-        apply_variant(llama, cell.gate_start, cell.softmax, cell.dtype)
-        training = TrainingConfig(
-            steps=cell.steps,
-            batch_size=cell.batch_size,
-            learning_rate=cell.learning_rate,
-            seed=seed,
-        )
-        try:
-            options = {"accelerator": _worker["accelerator"], "progress": False}
-            first = finetune(llama, tokenizer, train, training, **options).losses[0]
-        except FloatingPointError as error:
-            problem = str(error)
-    trained = time.perf_counter()
-    answers = evaluate.generate_answers(
-        llama,
-        tokenizer,
-        scored.select_columns(["instruction", "input", "output"]),
-        max_new_tokens=evaluate.longest_answer(scored, tokenizer),
-        batch_size=200,
-    )
-    result = {
-        "settings": cell.changes(),
-        "seed": seed,
-        "exact_match": evaluate.exact_match(answers, scored["output"][:]),
-        "first_loss": first,
-        "train_loss": mean_loss(llama, tokenizer, train.select(range(min(200, len(train))))),
-        "validation_loss": mean_loss(llama, tokenizer, scored),
-        "train_seconds": round(trained - start, 1),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    if problem:
-        result |= {"diverged": problem, "train_loss": None, "validation_loss": None}
-    if cell.adapter_layers:
-        remove_adapter(llama, "default")
-        llama.set_attn_implementation(attention)
-    return result
-
-
-def mean_loss(llama, tokenizer, dataset) -> float:
-    """Mean cross entropy (nats per token) of the answers, all labelled tokens alike."""
-    import torch
-
-    from llama_adapter_edu.data import IGNORE_INDEX, collate
-    from llama_adapter_edu.finetune import answer_loss
-
-    total, tokens = 0.0, 0
-    with torch.no_grad():
-        for start in range(0, len(dataset), 50):
-            rows = [dataset[i] for i in range(start, min(start + 50, len(dataset)))]
-            batch = collate(rows, tokenizer.pad_token_id)
-            batch = {name: tensor.to(llama.device) for name, tensor in batch.items()}
-            n = int((batch["labels"] != IGNORE_INDEX).sum())
-            total, tokens = total + n * answer_loss(llama, batch).item(), tokens + n
-    return total / tokens
 
 
 def hardware(cpu: bool, workers: int) -> dict:
     """What the runs ran on, and the versions that matter."""
-    import accelerate
-    import torch
-    import transformers
-
     on_gpu = torch.cuda.is_available() and not cpu
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {platform.machine()}",

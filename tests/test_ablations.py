@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import ablations
+from benchmarks import ablation_run, ablations
 from benchmarks.ablation_grid import STUDIES, Cell, grid
 from benchmarks.ablation_variants import apply_variant
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts
@@ -48,11 +48,11 @@ def test_the_grid_holds_each_cell_once_a_seed_and_seeds_one_after_the_other():
 
 
 def test_training_rows_know_few_rooms_and_depend_on_the_seed():
-    rows = ablations.training_rows(10, 200, seed=0)
+    rows = ablation_run.training_rows(10, 200, seed=0)
     assert len({json.loads(row["output"])["room"] for row in rows}) == 10
     assert len(rows) == 200 == len({row["instruction"] for row in rows})
-    assert rows == ablations.training_rows(10, 200, seed=0)
-    assert rows != ablations.training_rows(10, 200, seed=1)
+    assert rows == ablation_run.training_rows(10, 200, seed=0)
+    assert rows != ablation_run.training_rows(10, 200, seed=1)
     scored = {json.loads(row["output"])["room"] for row in generate("validation")}
     assert not scored & {json.loads(row["output"])["room"] for row in rows}
 
@@ -158,7 +158,7 @@ def test_all_kinds_of_cells_can_be_run_one_after_the_other(small_llama_folder):
     """In one process, as on the GPU: a run leaves the Llama as it found it."""
     import time
 
-    ablations.start_worker(str(small_llama_folder), True, 4, time.time() + 900, 2)
+    ablation_run.start_worker(str(small_llama_folder), True, 4, time.time() + 900, 2)
     fast = {"steps": 2, "batch_size": 2, "rows": 6, "adapter_layers": 2}
     cells = [
         Cell(**fast),
@@ -167,11 +167,11 @@ def test_all_kinds_of_cells_can_be_run_one_after_the_other(small_llama_folder):
         Cell(**fast, learning_rate=1e30),
         Cell(**fast),
     ]
-    results = [ablations.run_cell((cell, 0)) for cell in cells]
+    results = [ablation_run.run_cell((cell, 0)) for cell in cells]
     timeless = [{k: v for k, v in r.items() if "seconds" not in k} for r in results]
     assert timeless[0] == timeless[-1]
     assert timeless[0]["first_loss"] != timeless[1]["first_loss"]
     assert timeless[0]["train_loss"] != timeless[2]["train_loss"]
     assert "seconds" in results[0]
     with torch.no_grad():
-        assert ablations._worker["llama"](IDS).logits.isfinite().all()
+        assert ablation_run._worker["llama"](IDS).logits.isfinite().all()
