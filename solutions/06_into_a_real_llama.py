@@ -644,6 +644,8 @@ with check("6.4", "attach"):
     padding = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
     inputs = {"input_ids": torch.randint(31, (3, 5)), "attention_mask": padding}
     before = small(**inputs).logits[:, -1]
+    # Forget the mask that an earlier run has registered.
+    AttentionMaskInterface.register("sdpa_with_prompts", lambda **kwargs: None)
     attach(small, 2, adapter_len=7)
 
     found = [getattr(layer.self_attn, "adaption_prompt", None) for layer in small.model.layers]
@@ -940,16 +942,14 @@ print("after 8 steps it is below 1:", bool(after.loss < 1))
 
 # %%
 # alt: Left, the loss falls over 8 steps. Right, a bar for each layer: all gates opened a little.
-openings = torch.stack(
-    [layer.self_attn.adaption_prompt.gate_opening.detach() for layer in llama.model.layers]
-)
+openings = [layer.self_attn.adaption_prompt.gate_opening for layer in llama.model.layers]
+openings = torch.stack(openings).detach().abs().numpy()  # layer, head
 _, (left, right) = plt.subplots(1, 2, figsize=(7, 3), width_ratios=[2, 3])
 plot_loss(left, losses)
-right.bar(range(30), openings.abs().mean(dim=1), color=BLUE, label="mean of the layer")
-for head in openings.abs().unbind(dim=1):
-    right.plot(range(30), head, ".", color=ORANGE, markersize=3)
+right.bar(range(30), openings.mean(axis=1), color=BLUE, label="mean of the layer")
+right.plot(openings, ".", color=ORANGE, markersize=3)
 right.plot([], [], ".", color=ORANGE, label="one head")
-right.set(xlabel="layer", ylabel="gate opening, |tanh(g)|", ylim=(0, 1.25 * openings.abs().max()))
+right.set(xlabel="layer", ylabel="gate opening, |tanh(g)|", ylim=(0, 1.25 * openings.max()))
 right.legend(frameon=False, ncols=2, loc="upper left")
 plt.show()
 
