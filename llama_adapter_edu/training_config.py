@@ -49,6 +49,14 @@ class TrainingConfig:
             raise ValueError(f"micro_batch_size must be 1 or more, got {self.micro_batch_size!r}.")
 
 
+def real_learning_rate(base_rate: float, batch_size: int) -> float:
+    """The rate that runs where a base rate "per 256 rows" is given, as in the authors' code.
+
+    `batch_size` is the effective one: the rows that a step learns from, over all processes.
+    """
+    return base_rate * batch_size / 256
+
+
 def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
     """Share of the highest learning rate at `step`: linear warm-up, then half a cosine to 0."""
     if step < warmup_steps:

@@ -86,7 +86,9 @@ def test_killed_at_any_file_operation_of_a_save(tmp_path, processes):
         process = processes.Process(target=run_in_process, args=(folder,), kwargs=kwargs)
         process.start()
         process.join()
-        assert finish(processes, folder, **settings) == unbroken, f"killed at operation {die_at}"
+        run_in_process(folder, **settings)  # goes on, here
+        end = (folder / "step-000003" / "state.safetensors").read_bytes()
+        assert end == unbroken, f"killed at operation {die_at}"
         if process.exitcode == 0:
             break
     assert die_at > 30  # three saves were cut at every operation

@@ -49,7 +49,7 @@ def tiny_run(folder=None, *, model=None, rows=None, accelerator=None, save_every
 
 def run_in_process(folder, started=None, die_at=None, **settings):
     """A run with dropout in a process of its own; `die_at` kills it at that file operation."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # processes that are forked must not start threads
     model, accelerator = tiny_model(attention_dropout=0.2), Accelerator(cpu=True)
     if started is not None:
         started.set()

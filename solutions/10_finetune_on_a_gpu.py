@@ -1,0 +1,1324 @@
+# %% [markdown]
+# # Lesson 10: Fine-tune a Llama on a GPU
+#
+# *60 minutes. Needs lessons 06 and 07.*
+#
+# At the end you will have
+#
+# * written a training loop that survives small memory, 16-bit numbers and a power cut,
+# * fine-tuned the course's Llama twice: for commands, and for telegrams,
+# * swapped the two experts between two sentences of one chat,
+# * ticked off the paper's four promises with your own numbers.
+#
+# No GPU? The lesson runs on a CPU too, with fewer steps. Shapes: `b` batch, `s` query position.
+
+# %% tags=["nbval-ignore-output"]
+import gc
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from math import cos, pi
+from pathlib import Path
+from unittest.mock import patch
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    count_parameters,
+    load_llama,
+    save_adapter,
+    set_adapter,
+)
+from llama_adapter_edu.adapt import gate_openings, remove_adapter
+from llama_adapter_edu.checking import assert_close, check
+from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
+from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
+from llama_adapter_edu.finetune import finetune, make_optimizer, training_batches
+from llama_adapter_edu.plots import BLUE, GREY, ORANGE, plot_gates, plot_loss, use_style
+from llama_adapter_edu.profiles import PROFILES, choose_profile, estimate_memory
+from llama_adapter_edu.telegrams import style_score, telegrams
+from llama_adapter_edu.training_config import TrainingConfig
+from llama_adapter_edu.training_step import answer_loss_sum
+
+use_style()
+
+# %% [markdown]
+# ## Where do you train?
+#
+# One line decides. Left as it is, it takes what fits your machine. You may write `"cpu"`, `"t4"` or
+# `"gpu"` between the brackets.
+
+# %% tags=["nbval-ignore-output"]
+profile = choose_profile()
+
+print(f"profile {profile.name}: base in {profile.dtype}, {profile.steps} steps")
+
+# %% [markdown]
+# | profile | for | base | adapters | gradient scaler |
+# |---|---|---|---|---|
+# | `cpu` | any machine, few steps | float32 | float32 | no |
+# | `t4` | GPUs with 16 GB and without bfloat16, as on free Colab | float16 | float32 | yes |
+# | `gpu` | newer GPUs: A100, L4, RTX 30 and later | bfloat16 | float32 | no |
+#
+# What the last two columns are about, you will see below.
+#
+# ## Will it fit?
+#
+# Ask before you allocate. Four things take memory: the frozen weights; the adapter with its
+# gradients and AdamW's two moments; what the forward pass keeps for the backward pass; and the
+# logits, because the vocabulary is wide. All four follow from the model's config. Here is the
+# paper's case, LLaMA-7B with rows of 512 tokens, 4 rows at a time on each GPU.
+
+# %%
+llama_7b = LlamaConfig()  # the config's defaults are the shape of LLaMA-7B
+paper_adapter = AdaptionPromptConfig(adapter_len=10, adapter_layers=30)
+four_rows = replace(PROFILES["gpu"], micro_batch_size=4)
+lengths = {"row_tokens": 512, "answer_tokens": 256}
+print(estimate_memory(llama_7b, four_rows, paper_adapter, **lengths))
+
+# %% [markdown]
+# The adapter is the smallest part. In full fine-tuning it would be the largest one: 16 bytes for
+# each of 6.7 billion numbers, 100 GiB. That is why the paper's method fits where full fine-tuning
+# does not. Now your own run.
+
+# %% tags=["nbval-ignore-output"]
+llama, tokenizer = load_llama(dtype=profile.dtype)  # or load_llama("meta-llama/Llama-3.2-1B")
+adapter = AdaptionPromptConfig(adapter_len=10, adapter_layers=len(llama.model.layers))
+lengths = {"row_tokens": 50, "answer_tokens": 30}
+print(estimate_memory(llama.config, profile, adapter, **lengths))
+
+accelerator = profile.accelerator()
+llama = llama.to(accelerator.device)
+
+
+# %% [markdown]
+# Any Llama from the Hugging Face hub goes the same way: `load_llama("HuggingFaceTB/SmolLM2-1.7B")`.
+# Nothing else in this lesson changes.
+#
+# A small random Llama serves the checks. Three of its parameters train: the norms.
+
+
+# %%
+def small_llama() -> LlamaForCausalLM:
+    """A random Llama with m=24, v=31. Only its norms train; they stand in for prompts."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=31, hidden_size=24, intermediate_size=40, num_hidden_layers=1)
+    heads = dict(num_attention_heads=6, num_key_value_heads=2, pad_token_id=0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    return model
+
+
+def small_batch(*answer_lengths: int) -> dict[str, torch.Tensor]:
+    """Random rows: three tokens of prompt, then so many labelled tokens."""
+    rows = []
+    for length in answer_lengths:
+        ids = torch.randint(1, 31, (3 + length,)).tolist()
+        rows.append({"input_ids": ids, "labels": [IGNORE_INDEX] * 3 + ids[3:]})
+    return collate(rows, pad_token_id=0)
+
+
+print("numbers that train:", count_parameters(small_llama())[0])
+
+# %% [markdown]
+# ## The learning rate, and a trap
+#
+# The paper says: learning rate 0.009, batch 64, 2 epochs of warm-up, 5 epochs in all (section 4.1).
+# Take 0.009 as it stands, and you train with four times the authors' rate. In their code 0.009 is a
+# **base rate** per 256 rows. What runs is the base rate times the effective batch over 256. The
+# released script has 8 GPUs with 4 rows each.
+#
+# The rate does not stay the same either. It rises in a straight line during the warm-up, because
+# AdamW knows nothing about the gradients yet. Then it falls like half a cosine to 0.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 10.1 · The rate at each step
+#
+# *easy ●○○ · 8 minutes*
+#
+# Write two functions. The first turns a base rate per 256 rows into the real one. The second gives
+# the share of the highest rate at a step: linear warm-up, never 0, then half a cosine from 1
+# towards 0.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Warm-up with `warmup_steps = 4` means the shares 1/5, 2/5, 3/5, 4/5; then the cosine starts at 1.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# The cosine's way goes from step `warmup_steps` to `steps`. Which share of this way lies behind
+# you at `step`? At 0 the result is 1, at 1 it is 0.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `return base_rate * _____ / 256` and
+# `return 0.5 * (1 + cos(pi * (step - _____) / max(1, steps - _____)))`
+#
+# </details>
+
+
+# %% tags=["exercise"] library="llama_adapter_edu.training_config"
+def real_learning_rate(base_rate: float, batch_size: int) -> float:
+    """The rate that runs where a base rate "per 256 rows" is given, as in the authors' code.
+
+    `batch_size` is the effective one: the rows that a step learns from, over all processes.
+    """
+    ### BEGIN SOLUTION
+    return base_rate * batch_size / 256
+    ### END SOLUTION
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
+    """Share of the highest learning rate at `step`: linear warm-up, then half a cosine to 0."""
+    ### BEGIN SOLUTION
+    # ~ if step < warmup_steps:
+    # ~     return ...
+    # ~ return ...
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 0.5 * (1 + cos(pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("10.1", "real_learning_rate", "learning_rate_factor"):
+    mistakes = {
+        "this is the trap: multiply by the batch, divide by 256": 9e-3,
+        "it is upside down: a larger batch has the larger rate": 9e-3 * 256 / 64,
+    }
+    assert_close(real_learning_rate(9e-3, 64), 0.00225, mistakes=mistakes, what="for 64 rows")
+    assert_close(real_learning_rate(9e-3, 32), 0.001125, what="for 32 rows")
+
+    first = learning_rate_factor(0, steps=24, warmup_steps=4)
+    assert first != 0, "the first step learns nothing: its share is 0, let it be 1/5"
+    warm_up = torch.tensor([learning_rate_factor(step, 24, 4) for step in range(5)])
+    ends_early = torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0])
+    mistakes = {"the last warm-up step has the full rate already: divide by 5": ends_early}
+    right = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert_close(warm_up, right, mistakes=mistakes, what="the shares of a warm-up of 4 steps")
+    falling = [learning_rate_factor(step, 24, 4) for step in (4, 9, 14, 19, 24)]
+    from_zero = [0.5 * (1 + cos(pi * step / 24)) for step in (4, 9, 14, 19, 24)]
+    straight = [1.0, 0.75, 0.5, 0.25, 0.0]
+    mistakes = {
+        "the cosine starts at the end of the warm-up, not at step 0": torch.tensor(from_zero),
+        "it falls in a straight line: take half a cosine": torch.tensor(straight),
+    }
+    right = torch.tensor([1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0])
+    assert_close(torch.tensor(falling), right, mistakes=mistakes, what="after the warm-up")
+    assert learning_rate_factor(0, steps=5, warmup_steps=0) == 1, "without warm-up it starts at 1"
+
+# %% [raw] tags=["wrong"] says="this is the trap"
+"""
+def real_learning_rate(base_rate, batch_size):
+    return base_rate
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 0.5 * (1 + cos(pi * (step - warmup_steps) / (steps - warmup_steps)))
+"""
+
+# %% [raw] tags=["wrong"] says="it is upside down"
+"""
+def real_learning_rate(base_rate, batch_size):
+    return base_rate * 256 / batch_size
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 0.5 * (1 + cos(pi * (step - warmup_steps) / (steps - warmup_steps)))
+"""
+
+# %% [raw] tags=["wrong"] says="the first step learns nothing"
+"""
+def real_learning_rate(base_rate, batch_size):
+    return base_rate * batch_size / 256
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    if step < warmup_steps:
+        return step / warmup_steps
+    return 0.5 * (1 + cos(pi * (step - warmup_steps) / (steps - warmup_steps)))
+"""
+
+# %% [raw] tags=["wrong"] says="not at step 0"
+"""
+def real_learning_rate(base_rate, batch_size):
+    return base_rate * batch_size / 256
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 1.0 if step == warmup_steps else 0.5 * (1 + cos(pi * step / steps))
+"""
+
+# %% [raw] tags=["wrong"] says="it falls in a straight line"
+"""
+def real_learning_rate(base_rate, batch_size):
+    return base_rate * batch_size / 256
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 1 - (step - warmup_steps) / (steps - warmup_steps)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def real_learning_rate(base_rate, batch_size):
+    return batch_size * (base_rate / 256)
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    if step >= warmup_steps:
+        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return cos(done * pi / 2) ** 2
+    return (step + 1) / (warmup_steps + 1)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def real_learning_rate(base_rate, batch_size):
+    rate_of_one_row = base_rate / 256
+    return rate_of_one_row * batch_size
+
+
+def learning_rate_factor(step, steps, warmup_steps):
+    rising = (step + 1) / (warmup_steps + 1)
+    way = max(0, step - warmup_steps) / max(1, steps - warmup_steps)
+    return rising if step < warmup_steps else (1 + cos(pi * way)) / 2
+"""
+
+# %% [markdown]
+# Your two functions translate the paper. Alpaca has 52,002 rows.
+
+# %%
+# alt: Two curves over 4,062 steps, rising for two fifths and falling: 0.009 as printed, and the real rate, a quarter of it.
+epoch = 52_002 // 64
+paper = TrainingConfig(
+    steps=5 * epoch,
+    batch_size=64,
+    learning_rate=real_learning_rate(9e-3, 64),
+    warmup_steps=2 * epoch,
+    weight_decay=0.02,
+)
+print(f"learning rate of the paper's run: {paper.learning_rate}; of the script: ", end="")
+print(real_learning_rate(9e-3, 8 * 4))
+steps = range(paper.steps)
+shares = [learning_rate_factor(step, paper.steps, paper.warmup_steps) for step in steps]
+_, ax = plt.subplots(figsize=(6, 3))
+ax.plot(steps, [9e-3 * share for share in shares], "--", color=GREY, label="0.009 taken literally")
+ax.plot(steps, [paper.learning_rate * share for share in shares], color=BLUE, label="what ran")
+ax.set(xlabel="training step", ylabel="learning rate")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# With `paper` the paper's run is three lines. On one 80 GB GPU take `micro_batch_size=8`; you are
+# about to write what this does.
+#
+# ```python
+# from datasets import load_dataset
+# alpaca = encode_dataset(load_dataset("tatsu-lab/alpaca", split="train"), tokenizer)
+# finetune(llama, tokenizer, alpaca, paper, resume_folder="runs/alpaca")
+# ```
+#
+# One more thing: this rate is for the paper's prompts and their base. Ours is 0.03, found by trying
+# (lesson 08). A rate is a property of model, data and batch, never of a method alone.
+#
+# ## A batch that does not fit
+#
+# A step should learn from 32 rows, and only 8 fit into memory. So send four **micro-batches**
+# through the model, one after the other. Gradients add up in `.grad` until you clear them. Then
+# take one step. It is the same step as with 32 rows at once, if you average correctly.
+#
+# Here is where most loops are wrong. Take two micro-batches. One has 2 labelled tokens, the other
+# has 8.
+
+# %%
+torch.manual_seed(0)
+model, parts = small_llama(), [small_batch(1, 1), small_batch(8)]
+with torch.no_grad():
+    sums, counts = zip(*(answer_loss_sum(model, part) for part in parts), strict=True)
+means = [total / count for total, count in zip(sums, counts, strict=True)]
+print("mean loss of each:     ", ", ".join(f"{mean:.3f}" for mean in means))
+print(f"mean of the two means:  {sum(means) / 2:.3f}")
+print(f"mean over all tokens:   {sum(sums) / sum(counts):.3f}")
+
+# %% [markdown]
+# In the mean of means, a token of the short answers weighs four times as much. `transformers` had
+# this very error until October 2024. The cure: add up *sums*, and divide by the tokens of the whole
+# step. `answer_loss_sum(model, batch)` gives you sum and number for a micro-batch.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 10.2 · Accumulate gradients
+#
+# *medium ●●○ · 12 minutes*
+#
+# Run forward and backward over all micro-batches, so that the gradients are those of the mean loss
+# over *all* labelled tokens, times `scale`. Return the mean loss itself. Free each micro-batch
+# before the next one: call backward for each. No optimiser here.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# Count the labelled tokens of all micro-batches first: labels other than `IGNORE_INDEX`. Then loop.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Each micro-batch contributes its sum divided by the number of *all* tokens. The contributions add
+# up to the mean loss. `scale` belongs to what goes backward, not to what you return.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# `n_tokens = sum((batch["labels"] != _____).sum() for batch in micro_batches)`, then for each:
+# `loss = answer_loss_sum(model, batch)[0] / _____`, `(loss * _____).backward()`,
+# `total += loss.item()`
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def accumulate(
+    model: nn.Module, micro_batches: Sequence[dict[str, torch.Tensor]], scale: float = 1.0
+) -> float:
+    """Forward and backward over a step's micro-batches; gradients add up in the parameters.
+
+    Each micro-batch has `input_ids`, `attention_mask` and `labels`, all (b s). Returns the mean
+    loss over the labelled tokens of all micro-batches. The gradients are `scale` times its own.
+    """
+    ### BEGIN SOLUTION
+    # ~ n_tokens = ...
+    # ~ total = 0.0
+    # ~ for batch in micro_batches:
+    # ~     ...
+    # ~ return total
+    n_tokens = sum((batch["labels"] != IGNORE_INDEX).sum() for batch in micro_batches)
+    total = 0.0
+    for batch in micro_batches:
+        loss_sum, _ = answer_loss_sum(model, batch)
+        loss = loss_sum / n_tokens
+        (loss * scale).backward()
+        total += loss.item()
+    return total
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("10.2", "accumulate"):
+    model, parts = small_llama(), [small_batch(1, 2), small_batch(6), small_batch(3, 5)]
+    sums, counts = zip(*(answer_loss_sum(model, part) for part in parts), strict=True)
+    mean = sum(sums) / sum(counts)
+    mean.backward()
+    gradient = model.model.norm.weight.grad.clone()
+    model.zero_grad()
+
+    loss = accumulate(model, parts)
+    assert isinstance(loss, float), "return a number: loss.item(), not a tensor that keeps memory"
+    mean_of_means = sum(s / c for s, c in zip(sums, counts, strict=True)) / 3
+    mistakes = {
+        "this is a mean of means: tokens of short answers weigh more": mean_of_means.item(),
+        "the means are added up, not averaged": 3 * mean_of_means.item(),
+        "these are sums: divide by the tokens of all micro-batches": sum(sums).item(),
+        "this is the loss of the last micro-batch alone": (sums[2] / sum(counts)).item(),
+    }
+    assert_close(loss, mean.item(), tol=1e-4, mistakes=mistakes, what="the loss")
+    mine = model.model.norm.weight.grad
+    assert mine is not None, "no gradient arrived: call backward, and leave it in .grad"
+    mistakes = {
+        "all micro-batches went backward twice or more": 2 * gradient,
+        "the gradients are those of a sum": gradient * sum(counts),
+    }
+    assert_close(mine, gradient, tol=1e-5, mistakes=mistakes, what="the gradients")
+
+    model.zero_grad()
+    scaled = accumulate(model, parts, scale=512.0)
+    mistakes = {"return the loss itself; only the gradients are scaled": 512 * mean.item()}
+    assert_close(scaled, mean.item(), tol=1e-4, mistakes=mistakes, what="with scale=512, the loss")
+    mistakes = {"`scale` is ignored": gradient}
+    mine = model.model.norm.weight.grad
+    assert_close(mine, 512 * gradient, tol=1e-2, mistakes=mistakes, what="with scale=512, they")
+
+# %% [raw] tags=["wrong"] says="this is a mean of means"
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    total = 0.0
+    for batch in micro_batches:
+        loss_sum, n_tokens = answer_loss_sum(model, batch)
+        loss = loss_sum / n_tokens / len(micro_batches)
+        (loss * scale).backward()
+        total += loss.item()
+    return total
+"""
+
+# %% [raw] tags=["wrong"] says="the means are added up"
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    total = 0.0
+    for batch in micro_batches:
+        loss_sum, n_tokens = answer_loss_sum(model, batch)
+        loss = loss_sum / n_tokens
+        (loss * scale).backward()
+        total += loss.item()
+    return total
+"""
+
+# %% [raw] tags=["wrong"] says="only the gradients are scaled"
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    n_tokens = sum((batch["labels"] != IGNORE_INDEX).sum() for batch in micro_batches)
+    total = 0.0
+    for batch in micro_batches:
+        loss = scale * answer_loss_sum(model, batch)[0] / n_tokens
+        loss.backward()
+        total += loss.item()
+    return total
+"""
+
+# %% [raw] tags=["wrong"] says="the gradients"
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    n_tokens = sum((batch["labels"] != IGNORE_INDEX).sum() for batch in micro_batches)
+    total = 0.0
+    for batch in micro_batches:
+        model.zero_grad()
+        loss = answer_loss_sum(model, batch)[0] / n_tokens
+        (loss * scale).backward()
+        total += loss.item()
+    return total
+"""
+
+# %% [raw] tags=["wrong"] says="`scale` is ignored"
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    n_tokens = sum((batch["labels"] != IGNORE_INDEX).sum() for batch in micro_batches)
+    losses = []
+    for batch in micro_batches:
+        loss = answer_loss_sum(model, batch)[0] / n_tokens
+        loss.backward()
+        losses.append(loss.item())
+    return sum(losses)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    labels = [batch["labels"].flatten() for batch in micro_batches]
+    n_tokens = int((torch.cat(labels) != IGNORE_INDEX).sum())
+    losses = []
+    for batch in micro_batches:
+        loss_sum, _ = answer_loss_sum(model, batch)
+        (loss_sum * (scale / n_tokens)).backward()
+        losses.append(loss_sum.item() / n_tokens)
+    return sum(losses)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def accumulate(model, micro_batches, scale=1.0):
+    counts = [(batch["labels"] > IGNORE_INDEX).float().sum().item() for batch in micro_batches]
+    total = 0.0
+    for batch, count in zip(micro_batches, counts):
+        loss_sum, n_tokens = answer_loss_sum(model, batch)
+        weight = count / sum(counts)
+        mean = loss_sum / n_tokens
+        (scale * weight * mean).backward()
+        total += weight * mean.item()
+    return total
+"""
+
+# %% [markdown]
+# ## Sixteen bits
+#
+# A 16-bit base takes half the memory and, on a GPU, a fraction of the time. There are two kinds of
+# 16-bit numbers, and each has its own weakness. Look at three small sums.
+
+# %%
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    one, update, gradient = torch.tensor([1.0, 1e-3, 1e-8]).to(dtype)
+    row = f"1 + 0.001 = {one + update:.6f}   a gradient of 1e-8: {gradient:.1e}"
+    print(f"{str(dtype):15} {row}   largest: {torch.finfo(dtype).max:.0e}")
+
+# %% [markdown]
+# * **bfloat16** has the range of float32, but few digits: 1 + 0.001 stays 1. A prompt with entries
+#   around 1 would not move at all under small updates. So the base may be bfloat16, but **what
+#   trains stays float32**. The library's prompts refuse to be cast; the forward pass makes a 16-bit
+#   copy of them.
+# * **float16** has more digits, and little range: small gradients become 0, large ones infinite.
+#
+# A T4 has no bfloat16 in hardware, so it needs a trick for the second point: a **gradient scaler**.
+# Multiply the loss by a large number before going backward. All gradients grow by this factor, and
+# the small ones survive. Divide them by it afterwards, in float32. If one of them became infinite,
+# skip the step and take a smaller factor from there on.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 10.3 · An update with unscaling
+#
+# *medium ●●○ · 12 minutes*
+#
+# The gradients are `scale` times too large. Divide them by it. Clip their norm to `max_grad_norm`.
+# If all are finite, let the optimiser step. Always clear the gradients. Return whether a step was
+# taken.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# The order matters: unscale, clip, look, step, clear. Clipping first would compare a scaled norm
+# with an unscaled limit.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# The parameters are in `optimizer.param_groups`, each a dict with a list `"params"`. Some may have
+# no gradient. `nn.utils.clip_grad_norm_` returns the norm before clipping: if one gradient is not
+# finite, neither is the norm.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# for parameter in parameters:
+#     parameter.grad /= _____
+# norm = nn.utils.clip_grad_norm_(parameters, _____)
+# finite = bool(norm._____())
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def update(optimizer: torch.optim.Optimizer, max_grad_norm: float, scale: float = 1.0) -> bool:
+    """Step with the gradients divided by `scale` and clipped; skip if one is not finite.
+
+    Returns whether the optimiser stepped. All gradients are cleared.
+    """
+    ### BEGIN SOLUTION
+    # ~ parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    for parameter in parameters:
+        parameter.grad /= scale
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    finite = bool(norm.isfinite())
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return finite
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("10.3", "update"):
+
+    def after_update(gradient: list[float], limit: float, scale: float) -> tuple:
+        """A parameter of [1, 1, 1] after an update with SGD at rate 1, and what else there is."""
+        parameter, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1))
+        parameter.grad = torch.tensor(gradient)
+        optimizer = torch.optim.SGD([parameter, unused], lr=1.0)
+        return update(optimizer, limit, scale), parameter.detach(), parameter.grad
+
+    stepped, value, left = after_update([1024.0, 0.0, 2048.0], limit=10.0, scale=1024.0)
+    mistakes = {
+        "the gradients are still scaled: divide them by `scale`": torch.tensor([-3.47, 1, -7.94]),
+        "clip after unscaling: a scaled norm is far above the limit": torch.tensor(
+            [1 - 10 / 2290 / 1024 * 1024 / 1024, 1.0, 1 - 20 / 2290 / 1024]
+        ),
+    }
+    clipped_first = 1 - torch.tensor([1.0, 0.0, 2.0]) / 5**0.5 * 10 / 1024
+    mistakes["clip after unscaling: a scaled norm is far above the limit"] = clipped_first
+    unscaled = 1 - torch.tensor([1.0, 0.0, 2.0]) / 5**0.5 * 10
+    mistakes["the gradients are still scaled: divide them by `scale`"] = unscaled
+    right = torch.tensor([0.0, 1.0, -1.0])
+    assert_close(value, right, tol=1e-4, mistakes=mistakes, what="the parameter")
+    assert stepped is True, f"a step was taken: return True, got {stepped!r}"
+    said = "the gradients are still there: the next step would add to them"
+    assert left is None or not left.any(), said
+
+    _, value, _ = after_update([3.0, 0.0, 4.0], limit=1.0, scale=1.0)
+    mistakes = {"nothing is clipped: the norm is 5, the limit 1": torch.tensor([-2.0, 1.0, -3.0])}
+    right = torch.tensor([0.4, 1.0, 0.2])
+    assert_close(value, right, tol=1e-4, mistakes=mistakes, what="clipped to norm 1, it")
+
+    for bad in (float("inf"), float("nan")):
+        stepped, value, left = after_update([1.0, bad, 1.0], limit=1.0, scale=2.0)
+        said = f"a gradient is {bad} and the optimiser stepped: the parameter is {value.tolist()}"
+        assert torch.equal(value, torch.ones(3)), said
+        assert stepped is False, f"the step was skipped: return False, got {stepped!r}"
+        said = f"a gradient of {bad} is still there after the skipped step, and spoils the next one"
+        assert left is None or bool((left == 0).all()), said
+
+# %% [raw] tags=["wrong"] says="the gradients are still scaled"
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if norm.isfinite():
+        optimizer.step()
+    optimizer.zero_grad()
+    return bool(norm.isfinite())
+"""
+
+# %% [raw] tags=["wrong"] says="clip after unscaling"
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in parameters if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    for parameter in parameters:
+        parameter.grad /= scale
+    if norm.isfinite():
+        optimizer.step()
+    optimizer.zero_grad()
+    return bool(norm.isfinite())
+"""
+
+# %% [raw] tags=["wrong"] says="nothing is clipped"
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in parameters if p.grad is not None]
+    for parameter in parameters:
+        parameter.grad /= scale
+    finite = all(bool(p.grad.isfinite().all()) for p in parameters)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return finite
+"""
+
+# %% [raw] tags=["wrong"] says="and the optimiser stepped"
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in parameters if p.grad is not None]
+    for parameter in parameters:
+        parameter.grad /= scale
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return bool(norm.isfinite())
+"""
+
+# %% [raw] tags=["wrong"] says="and spoils the next one"
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in parameters if p.grad is not None]
+    for parameter in parameters:
+        parameter.grad /= scale
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if not norm.isfinite():
+        return False
+    optimizer.step()
+    optimizer.zero_grad()
+    return True
+"""
+
+# %% [raw] tags=["wrong"] says="the next step would add to them"
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in parameters if p.grad is not None]
+    for parameter in parameters:
+        parameter.grad /= scale
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if norm.isfinite():
+        optimizer.step()
+    return bool(norm.isfinite())
+"""
+
+# %% [raw] tags=["right"]
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    gradients = [
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt() / scale
+    finite = norm.isfinite().item()
+    if finite:
+        for gradient in gradients:
+            gradient.mul_(min(1.0, max_grad_norm / norm.item()) / scale)
+        optimizer.step()
+    optimizer.zero_grad()
+    return finite
+"""
+
+# %% [raw] tags=["right"]
+"""
+def update(optimizer, max_grad_norm, scale=1.0):
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += [p for p in group["params"] if p.grad is not None]
+    try:
+        for parameter in parameters:
+            parameter.grad = parameter.grad / scale
+        nn.utils.clip_grad_norm_(parameters, max_grad_norm, error_if_nonfinite=True)
+        optimizer.step()
+        return True
+    except RuntimeError:
+        return False
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+"""
+
+# %% [markdown]
+# ## When the power fails
+#
+# A long run will be interrupted: a crash, a free Colab session that ends, a closed lid. What must a
+# file hold, so that the run goes on as if nothing had happened? The learnt numbers alone are not
+# enough. Watch AdamW forget its moments: two runs of 6 steps on the small Llama, one of them with a
+# fresh optimiser from step 3 on.
+
+
+# %%
+def six_steps(forget_at: int | None) -> list[float]:
+    """The losses of a small run; the optimiser starts afresh before the step `forget_at`."""
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    torch.manual_seed(1)
+    batch, losses = small_batch(4, 6), []
+    for step in range(6):
+        if step == forget_at:
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        losses.append(accumulate(model, [batch]))
+        update(optimizer, max_grad_norm=1.0)
+    return losses
+
+
+for name, forget_at in {"kept": None, "forgotten at step 3": 3}.items():
+    print(f"{name:20}", ", ".join(f"{loss:.3f}" for loss in six_steps(forget_at)))
+
+# %% [markdown]
+# So the state is three things: what trains, the optimiser's state, the number of steps done. And
+# the file must be whole at every moment. If the power fails while you write, the earlier file must
+# still be there. The remedy is old: write beside it, then **rename**. A rename happens entirely or
+# not at all.
+#
+# One warning. `torch.save` writes pickles, and a pickle can hold code that runs when it is read.
+# `torch.load(path, weights_only=True)` reads tensors, numbers and containers, and refuses the rest.
+
+# %% [markdown] tags=["card"]
+# ### Exercise 10.4 · Save and go on
+#
+# *hard ●●● · 15 minutes*
+#
+# Save a run: what trains (not the base), the optimiser's state, the step; with `torch.save`, beside
+# the path, then renamed. Load it: put both back in place and return the step. Never unpickle code.
+#
+# <details><summary>Hint 1: direction</summary>
+#
+# One dict with three entries. `optimizer.state_dict()` and `optimizer.load_state_dict` do the
+# second one. `named_parameters()` gives names for the first.
+#
+# </details>
+# <details><summary>Hint 2: axes</summary>
+#
+# Keep parameters with `requires_grad`, each detached. To load, copy each tensor into its parameter
+# under `torch.no_grad()`; a new `nn.Parameter` would be a stranger to the optimiser.
+#
+# </details>
+# <details><summary>Hint 3: a line with blanks</summary>
+#
+# ```python
+# torch.save(state, path.with_suffix(".unfinished"))
+# os.replace(_____, _____)
+# state = torch.load(path, weights_only=_____)
+# ```
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def save_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write what trains, the optimiser's state and the steps done; a whole file or none."""
+    ### BEGIN SOLUTION
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {"trained": trained, "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(state, path.with_suffix(".unfinished"))
+    os.replace(path.with_suffix(".unfinished"), path)
+    ### END SOLUTION
+
+
+def load_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put a saved run into model and optimiser, in place. Returns the steps done."""
+    ### BEGIN SOLUTION
+    state = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(state["trained"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+with check("10.4", "save_run", "load_run"):
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    path = Path(folder.name, "run.pt")
+
+    def small_run(first: int, last: int, resumed: bool = False) -> tuple:
+        """Steps `first` to `last` - 1 on the same rows, from the file at `path` if resumed."""
+        model = small_llama()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        step = load_run(path, model, optimizer) if resumed else 0
+        torch.manual_seed(1)
+        batch = small_batch(4, 6)
+        for _ in range(first, last):
+            accumulate(model, [batch])
+            update(optimizer, 1.0)
+        return model, optimizer, step
+
+    at_once = small_run(0, 6)[0].model.norm.weight.detach()
+    model, optimizer, _ = small_run(0, 3)
+    save_run(path, model, optimizer, 3)
+    assert path.is_file(), f"there is no file at the path that was given: {path.name}"
+    size = path.stat().st_size
+    assert size < 12_000, f"the file has {size:,} bytes: the frozen base is in it"
+    resumed, _, step = small_run(3, 6, resumed=True)
+    assert step == 3, f"3 steps were done when it was saved; load_run returned {step!r}"
+    untrained = small_run(3, 6)[0].model.norm.weight.detach()
+    said = "the run went on from the untrained model: its parameters were not put back"
+    assert not torch.equal(resumed.model.norm.weight, untrained), said
+    said = "3 steps, loading and 3 more steps end elsewhere than 6 steps: is AdamW's state missing?"
+    assert torch.equal(resumed.model.norm.weight, at_once), said
+
+    def power_fails(state: object, file: object, *args: object, **options: object) -> None:
+        """A torch.save that writes a part and dies."""
+        file.write(b"PK") if hasattr(file, "write") else Path(file).write_bytes(b"PK")
+        raise OSError("the power failed")
+
+    with patch("torch.save", power_fails):
+        try:
+            save_run(path, model, optimizer, 4)
+        except OSError:
+            pass
+    try:
+        step = small_run(3, 3, resumed=True)[2]
+    except Exception as error:
+        raise AssertionError(
+            "the power failed while a second save was writing, and the first file is gone: write "
+            "beside it, then os.replace"
+        ) from error
+    assert step == 3, f"after a save that failed, the earlier file should say 3, not {step!r}"
+
+    class Trap:
+        """Runs code when it is unpickled."""
+
+        def __reduce__(self) -> tuple:
+            return exec, ("import os; os.environ['TRAP'] = 'sprung'",)
+
+    torch.save({"trained": Trap(), "optimizer": Trap(), "step": Trap()}, path)
+    try:
+        small_run(3, 3, resumed=True)
+    except Exception:
+        pass  # refusing it is right
+    said = "code inside the file was run by load_run: torch.load(path, weights_only=True)"
+    assert os.environ.pop("TRAP", None) is None, said
+    folder.cleanup()
+
+# %% [raw] tags=["wrong"] says="is AdamW's state missing?"
+"""
+def save_run(path, model, optimizer, step):
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    torch.save({"trained": trained, "step": step}, path.with_suffix(".unfinished"))
+    os.replace(path.with_suffix(".unfinished"), path)
+
+
+def load_run(path, model, optimizer):
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["trained"], strict=False)
+    return state["step"]
+"""
+
+# %% [raw] tags=["wrong"] says="the frozen base is in it"
+"""
+def save_run(path, model, optimizer, step):
+    state = {"trained": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(state, path.with_suffix(".unfinished"))
+    os.replace(path.with_suffix(".unfinished"), path)
+
+
+def load_run(path, model, optimizer):
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["trained"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+"""
+
+# %% [raw] tags=["wrong"] says="and the first file is gone"
+"""
+def save_run(path, model, optimizer, step):
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    torch.save({"trained": trained, "optimizer": optimizer.state_dict(), "step": step}, path)
+
+
+def load_run(path, model, optimizer):
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["trained"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+"""
+
+# %% [raw] tags=["wrong"] says="code inside the file was run"
+"""
+def save_run(path, model, optimizer, step):
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {"trained": trained, "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(state, path.with_suffix(".unfinished"))
+    os.replace(path.with_suffix(".unfinished"), path)
+
+
+def load_run(path, model, optimizer):
+    state = torch.load(path, weights_only=False)
+    model.load_state_dict(state["trained"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+"""
+
+# %% [raw] tags=["wrong"] says="its parameters were not put back"
+"""
+def save_run(path, model, optimizer, step):
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {"trained": trained, "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(state, path.with_suffix(".unfinished"))
+    os.replace(path.with_suffix(".unfinished"), path)
+
+
+def load_run(path, model, optimizer):
+    return torch.load(path, weights_only=True)["step"]
+"""
+
+# %% [raw] tags=["right"]
+"""
+def save_run(path, model, optimizer, step):
+    own = [p for p in model.parameters() if p.requires_grad]
+    beside = path.parent / (path.name + ".part")
+    with open(beside, "wb") as file:
+        torch.save([[p.data for p in own], optimizer.state_dict(), step], file)
+    beside.rename(path)
+
+
+def load_run(path, model, optimizer):
+    tensors, moments, step = torch.load(path, weights_only=True)
+    own = [p for p in model.parameters() if p.requires_grad]
+    for parameter, tensor in zip(own, tensors, strict=True):
+        parameter.data.copy_(tensor)
+    optimizer.load_state_dict(moments)
+    return step
+"""
+
+# %% [raw] tags=["right"]
+"""
+def save_run(path, model, optimizer, step):
+    state = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    state = {"model": state, "moments": optimizer.state_dict(), "done": torch.tensor(step)}
+    unfinished = Path(str(path) + "~")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
+def load_run(path, model, optimizer):
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["model"], strict=False)
+    optimizer.load_state_dict(state["moments"])
+    return int(state["done"])
+"""
+
+# %% [markdown]
+# ## Your loop
+#
+# All parts are there. The next cell puts them together: your schedule, your accumulation, your
+# update, your checkpoints. `scale` is 1 unless the base is float16.
+
+
+# %%
+def train_by_hand(
+    model: LlamaForCausalLM,
+    rows: list[dict],
+    training: TrainingConfig,
+    path: Path,
+    stop_after: int | None = None,
+) -> list[float]:
+    """Train on encoded rows, saving at `path` every 8 steps; goes on from there. The losses."""
+    optimizer = make_optimizer(model, training)
+    batches = training_batches([len(row["input_ids"]) for row in rows], training)
+    done = load_run(path, model, optimizer) if path.exists() else 0
+    size = training.micro_batch_size or training.batch_size
+    scale = 2.0**14 if model.dtype == torch.float16 else 1.0
+    losses = []
+    for step in range(done, stop_after or training.steps):
+        factor = learning_rate_factor(step, training.steps, training.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * factor
+        numbers = batches[step]
+        parts = [numbers[first : first + size] for first in range(0, len(numbers), size)]
+        micro_batches = [collate([rows[n] for n in part], tokenizer.pad_token_id) for part in parts]
+        micro_batches = [
+            {name: tensor.to(model.device) for name, tensor in batch.items()}
+            for batch in micro_batches
+        ]
+        losses.append(accumulate(model, micro_batches, scale))
+        if not update(optimizer, training.max_grad_norm, scale):
+            scale /= 2
+        if (step + 1) % 8 == 0:
+            save_run(path, model, optimizer, step + 1)
+    return losses
+
+
+# %% [markdown]
+# The first expert learns commands. As in lesson 07, the test asks for rooms and phrasings that the
+# training never has. First the score of the bare Llama.
+
+# %% tags=["nbval-ignore-output"]
+folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+training = profile.training()
+commands = encode_dataset(
+    home_commands("train", training.steps * training.batch_size), tokenizer
+).to_list()
+test_commands = home_commands("test", profile.test_rows)
+
+
+def answers(test) -> list[str]:
+    """What the Llama says to the instructions of a test set, with the adapter that is active."""
+    return generate_answers(
+        llama, tokenizer, test, max_new_tokens=longest_answer(test, tokenizer), batch_size=64
+    )
+
+
+before = exact_match(answers(test_commands), test_commands["output"][:])
+print(f"the bare Llama gets {before:.0%} of {len(test_commands)} commands right")
+
+# %% [markdown]
+# Now train, and pull the plug after two thirds. Then pretend that the computer starts again: a new
+# adapter with other random prompts, a new optimiser. Only the file knows what was learnt.
+
+# %% tags=["nbval-ignore-output"]
+path = Path(folder.name, "commands.pt")
+torch.manual_seed(0)
+add_adaption_prompts(llama, adapter, adapter_name="commands")
+start = time.perf_counter()
+losses = train_by_hand(llama, commands, training, path, stop_after=training.steps * 2 // 3)
+print(f"the power failed after step {len(losses)}, at a loss of {losses[-1]:.2f}")
+
+remove_adapter(llama, "commands")
+torch.manual_seed(1)
+add_adaption_prompts(llama, adapter, adapter_name="commands")
+losses += train_by_hand(llama, commands, training, path)
+seconds = time.perf_counter() - start
+print(f"done after {len(losses)} steps and {seconds:.0f} s, at a loss of {losses[-1]:.2f}")
+
+# %% tags=["nbval-ignore-output"]
+# alt: Left, the loss of each step falls, without a jump where the run was interrupted. Right, the gates of 30 layers and 9 heads after training.
+_, (left, right) = plt.subplots(ncols=2, figsize=(8, 3.6))
+plot_loss(left, losses)
+left.axvline(training.steps * 2 // 3 + 0.5, color=ORANGE, ls="--", lw=1)
+left.text(training.steps * 2 // 3, left.get_ylim()[1] * 0.95, "power cut ", color=ORANGE, ha="right")
+gates = gate_openings(llama)
+plot_gates(right, gates, layers=range(len(gates)))
+plt.show()
+
+# %% tags=["nbval-ignore-output"]
+said = answers(test_commands)
+after = exact_match(said, test_commands["output"][:])
+for row, answer in zip(test_commands.select(range(3)), said, strict=False):
+    print(row["instruction"], "\n  ->", answer)
+print(f"exact match on unseen rooms and phrasings: {before:.0%} before, {after:.0%} after")
+
+# %% [markdown]
+# On the CPU these are few steps, and some answers are still wrong, often by a word of the room.
+# `make demo` takes 80 steps. What a GPU makes of it in 200 steps stands at the end of this lesson.
+#
+# ## A second expert
+#
+# Now something visibly different: telegrams. Capitals, at most three sentences, each closed by STOP,
+# and no small words, for every word cost money.
+
+# %%
+for row in telegrams("train", 3):
+    print(row["instruction"], "\n  ->", row["output"])
+print("\nstyle of the right answers:", style_score(telegrams("test", 50)["output"][:]))
+print("style of what was asked:   ", style_score(telegrams("test", 50)["instruction"][:]))
+
+# %% [markdown]
+# `style_score` is the share of texts that keep all the rules. Test topics, addressees and phrasings
+# never occur in training.
+#
+# You have written the loop once. From here on use the library's, which does the same and a little
+# more: several processes, out-of-memory, Ctrl-C, a loss that becomes NaN. The new adapter goes into
+# the *same* Llama, beside the first one.
+
+# %% tags=["nbval-ignore-output"]
+messages = encode_dataset(telegrams("train", training.steps * training.batch_size), tokenizer)
+torch.manual_seed(0)
+add_adaption_prompts(llama, adapter, adapter_name="telegrams")
+start = time.perf_counter()
+history = finetune(
+    llama,
+    tokenizer,
+    messages,
+    training,
+    accelerator=accelerator,
+    resume_folder=Path(folder.name, "telegrams"),
+    progress=False,
+)
+print(f"loss {history.losses[0]:.2f} -> {history.losses[-1]:.2f}", end="")
+print(f" in {time.perf_counter() - start:.0f} s")
+
+test_messages = telegrams("test", min(profile.test_rows, 40))
+style = style_score(answers(test_messages))
+print(f"in a telegram's style, on unseen topics: {style:.0%}")
+
+# %% [markdown]
+# ## Plug in an expert
+#
+# One Llama is in memory, with two adapters. `set_adapter` says whose prompts the layers read. No
+# weight moves. So you can change the expert between two sentences of one chat.
+
+# %% tags=["nbval-ignore-output"]
+chat = [
+    ("commands", "Make it 80% for the lights of the upstairs office"),
+    ("telegrams", "Say to my brother: we have reached the summit. Next: please send warm socks."),
+    ("commands", "Kindly leave the small gallery heating off"),
+    ("telegrams", "Send word to Aunt Clara that the balloon landed in a lake."),
+]
+for expert, sentence in chat:
+    start = time.perf_counter()
+    set_adapter(llama, expert)
+    swap = time.perf_counter() - start
+    row = [{"instruction": sentence, "input": ""}]
+    answer = generate_answers(llama, tokenizer, row, max_new_tokens=40)[0]
+    print(f"you        {sentence}\n{expert:10} {answer}   (swapped in {swap * 1e3:.1f} ms)")
+
+# %% [markdown]
+# Does the swap leave a trace? Ask for the logits of the first expert, go to the second and back.
+
+# %%
+ids = tokenizer("Power on the modern theatre lights", return_tensors="pt").input_ids
+logits = []
+with torch.no_grad():
+    for expert in ("commands", "telegrams", "commands"):
+        set_adapter(llama, expert)
+        logits.append(llama(ids.to(llama.device)).logits)
+print("the experts differ:      ", not torch.equal(logits[0], logits[1]))
+print("back again, bit for bit: ", torch.equal(logits[0], logits[2]))
+
+# %% [markdown]
+# ## Four promises, ticked off
+#
+# Figure 1 of the paper has four badges; lesson 00 listed them. Here are yours.
+
+# %% tags=["nbval-ignore-output"]
+trainable, total = count_parameters(llama)
+sizes = [
+    (save_adapter(llama, Path(folder.name, name), name) / "adapter_model.safetensors").stat()
+    for name in ("commands", "telegrams")
+]
+megabytes = " and ".join(f"{size.st_size / 1e6:.1f}" for size in sizes)
+print(f"[x] few parameters        {trainable:,} of {total:,} train: {trainable / total:.2%}")
+print(f"[x] fast                  {seconds:.0f} s for the commands, profile {profile.name}")
+print(f"[x] expertise to plug in  two files of {megabytes} MB, one Llama in memory")
+print("[x] several modalities    your accuracy on digits: lesson 09")
+
+# %% [markdown]
+# ## Beside the others
+#
+# Is the small adapter worth it? `benchmarks/quality.py` ran five ways on one machine, with the
+# same rows in the same order: home commands, base in float32. Each way got its own best learning
+# rate of three, chosen on the validation split. The numbers below are read from its file.
+
+# %%
+stored = json.loads(files("llama_adapter_edu").joinpath("results/quality.json").read_text())
+conditions, runs = stored["conditions"], stored["runs"]
+print(f"{conditions['device']}, torch {conditions['torch']}, PEFT {conditions['peft']}\n")
+
+
+def mean_of(prefix: str, key: str) -> float:
+    """The mean of a number over the seeds of a kind of run."""
+    values = [run[key] for name, run in runs.items() if name.startswith(prefix) and run[key]]
+    return sum(values) / len(values) if values else 0.0
+
+
+methods = sorted({name.split("/")[1] for name in runs if name.startswith("methods/")})
+print(f"{'':22} {'exact match':>11} {'learns':>12} {'file':>9} {'time':>7} {'peak':>8}")
+print(f"{'base, untrained':22} {runs['base']['exact_match']:11.1%}")
+for method in methods:
+    found = {
+        key: mean_of(f"methods/{method}/", key)
+        for key in ("exact_match", "trainable_parameters", "file_bytes", "seconds")
+    }
+    peak = mean_of(f"methods/{method}/", "peak_memory_bytes")
+    print(
+        f"{method:22} {found['exact_match']:11.1%} {found['trainable_parameters']:12,.0f} "
+        f"{found['file_bytes'] / 1e6:6.1f} MB {found['seconds']:5.1f} s {peak / 2**30:4.1f} GiB"
+    )
+
+# %%
+# alt: One panel: exact match of each method against the numbers it trains, on a logarithmic axis, a point for each seed.
+_, ax = plt.subplots(figsize=(6, 3.4))
+for colour, marker, method in zip((BLUE, GREY, ORANGE, "black"), "os^D", methods, strict=False):
+    points = [run for name, run in runs.items() if name.startswith(f"methods/{method}/")]
+    learnt = [run["trainable_parameters"] for run in points]
+    scores = [100 * run["exact_match"] for run in points]
+    ax.plot(learnt, scores, marker, color=colour, label=method, alpha=0.8)
+ax.set(xscale="log", xlabel="numbers that train", ylabel="exact match (%)", ylim=(0, 103))
+ax.legend(frameon=False, loc="lower center")
+plt.show()
+
+# %% [markdown]
+# And the profile `gpu`, three seeds: your lesson's run with 200 steps of 32 rows, base in bfloat16.
+
+# %%
+bar = [run["exact_match"] for name, run in runs.items() if name.startswith("bar/")]
+styles = [run["style"] for name, run in runs.items() if name.startswith("telegrams/")]
+slowest = max(run["seconds"] for name, run in runs.items() if name.startswith("bar/"))
+print("commands, exact match:", ", ".join(f"{score:.1%}" for score in bar), f"({slowest:.0f} s)")
+print("telegrams, style:     ", ", ".join(f"{score:.1%}" for score in styles))
+
+# %% [markdown]
+# ## More than one GPU
+#
+# The library's `finetune` needs no change for several GPUs. Put your lines into a file:
+#
+# ```python
+# # train.py
+# from accelerate import Accelerator
+# from llama_adapter_edu import add_adaption_prompts, load_llama, save_adapter
+# from llama_adapter_edu.data import encode_dataset, home_commands
+# from llama_adapter_edu.finetune import TrainingConfig, finetune
+#
+# accelerator = Accelerator()
+# llama, tokenizer = load_llama(device=accelerator.device)
+# add_adaption_prompts(llama)
+# rows = encode_dataset(home_commands("train", 6400), tokenizer)
+# training = TrainingConfig(steps=200, batch_size=32)
+# finetune(llama, tokenizer, rows, training, accelerator=accelerator, resume_folder="runs/two")
+# if accelerator.is_main_process:
+#     save_adapter(llama, "runs/two/adapter")
+# ```
+#
+# ```
+# accelerate launch --multi_gpu --num_processes 2 train.py     # two GPUs
+# torchrun --nproc_per_node 2 train.py                         # the same; also works on CPUs
+# ```
+#
+# This is **DDP**: each process holds the whole Llama and works on its share of each step's 32 rows.
+# Gradients of 173,070 numbers are all that travels. `batch_size` counts the rows of *all*
+# processes, and every token weighs the same, as in exercise 10.2. So two processes learn what one
+# learns; a test of the course runs both and compares the losses.
