@@ -59,11 +59,15 @@ def digit_pictures(split: Literal["train", "test"]) -> tuple[Float[Tensor, "n y 
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise ImportError("the digits come with scikit-learn: pip install scikit-learn") from error
-    images, labels = load_digits(return_X_y=False)["images"], load_digits()["target"]
-    parts = train_test_split(
-        images / 16, labels, test_size=TEST_PICTURES, stratify=labels, random_state=0
+    bunch = load_digits()
+    train, test, train_labels, test_labels = train_test_split(
+        bunch.images / 16,
+        bunch.target,
+        test_size=TEST_PICTURES,
+        stratify=bunch.target,
+        random_state=0,
     )
-    images, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+    images, labels = (train, train_labels) if split == "train" else (test, test_labels)
     return torch.tensor(images, dtype=torch.float32), labels.tolist()
 
 
