@@ -87,7 +87,9 @@ def train_adapter(cell: Cell, seed: int, train: Dataset) -> dict:
     """Train on the rows; the loss of the first step, and whether the run broke down."""
     names = ("steps", "batch_size", "learning_rate")
     config = TrainingConfig(**{name: getattr(cell, name) for name in names}, seed=seed)
-    options = {"accelerator": _worker["accelerator"], "progress": False}
+    accelerator = _worker["accelerator"]
+    fast = accelerator.device.type == "cuda"
+    options = {"accelerator": accelerator, "progress": False, "cuda_graphs": fast}
     try:
         history = finetune(_worker["llama"], _worker["tokenizer"], train, config, **options)
     except FloatingPointError as error:

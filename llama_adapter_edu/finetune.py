@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapt import gate_openings
+from llama_adapter_edu.cuda_graphs import GraphedGradients
 from llama_adapter_edu.interrupts import caught_interrupts
 from llama_adapter_edu.resume_folder import ResumeFolder
 from llama_adapter_edu.training_config import (
@@ -55,6 +56,7 @@ def finetune(
     progress: bool = True,
     resume_folder: str | os.PathLike | None = None,
     save_every: int = 20,
+    cuda_graphs: bool = False,
 ) -> History:
     """Train what is trainable in `model`, in place, on rows of `encode_dataset`.
 
@@ -65,6 +67,8 @@ def finetune(
             stopped, in whatever way, goes on from the last one when it is called again with the
             same model, data and settings; it ends as if it had never stopped. Ctrl-C waits for the
             step to end, saves, and then raises KeyboardInterrupt.
+        cuda_graphs: on one NVIDIA GPU, several times faster for a small model, with the same losses
+            (see `cuda_graphs.py`). Not with mixed precision or micro-batches.
 
     Returns:
         the loss and, for a model with adaption prompts, the gates' openings after each step.
@@ -79,6 +83,8 @@ def finetune(
     """
     config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
     _check(accelerator, resume_folder, save_every)
+    if cuda_graphs:
+        _check_cuda_graphs(accelerator, config)
     columns = dataset.select_columns(["input_ids", "labels"])
     batches = training_batches([len(ids) for ids in columns["input_ids"]], config)
     optimizer = make_optimizer(model, config)
@@ -94,6 +100,8 @@ def finetune(
         wrapped, prepared = accelerator.prepare(model, optimizer)
         rows = Rows(columns, tokenizer.pad_token_id, accelerator.device)
         run = _Run(wrapped, prepared, rows, config, accelerator, config.micro_batch_size)
+        if cuda_graphs:
+            run.graphs = GraphedGradients(wrapped, tokenizer.pad_token_id)
         for step in _bar(history, config, shown=progress and accelerator.is_main_process):
             try:
                 loss, stop = run.step(step, batches[step], interrupted)
@@ -122,6 +130,7 @@ class _Run:
     config: TrainingConfig
     accelerator: Accelerator
     micro_batch_size: int | None
+    graphs: GraphedGradients | None = None
 
     def step(
         self, step: int, numbers: list[int], interrupted: Callable[[], bool]
@@ -141,9 +150,12 @@ class _Run:
         factor = learning_rate_factor(step, config.steps, config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
-        part, self.micro_batch_size = accumulate_within_memory(
-            self.model, self.rows, numbers, self.micro_batch_size, self.accelerator
-        )
+        if self.graphs:
+            part = self.graphs(self.rows.batch(numbers), self.rows.labelled_tokens(numbers))
+        else:
+            part, self.micro_batch_size = accumulate_within_memory(
+                self.model, self.rows, numbers, self.micro_batch_size, self.accelerator
+            )
         parts = torch.stack([part, torch.full_like(part, interrupted())])
         loss, stops = self.accelerator.reduce(parts).tolist()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -171,6 +183,17 @@ def _check(accelerator: Accelerator, resume_folder: str | os.PathLike | None, ev
         )
     if accelerator.distributed_type == DistributedType.FSDP and resume_folder is not None:
         raise ValueError("resume_folder does not work with FSDP: its parameters are in pieces.")
+
+
+def _check_cuda_graphs(accelerator: Accelerator, config: TrainingConfig) -> None:
+    plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
+    if accelerator.device.type != "cuda" or not plain or config.micro_batch_size is not None:
+        raise ValueError(
+            "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision and "
+            f"micro-batches. Here: {accelerator.num_processes} processes on {accelerator.device}, "
+            f"mixed_precision={accelerator.mixed_precision!r}, "
+            f"micro_batch_size={config.micro_batch_size}. Leave cuda_graphs out."
+        )
 
 
 @contextmanager

@@ -27,34 +27,50 @@ from transformers import PreTrainedModel
 from llama_adapter_edu.data import IGNORE_INDEX, collate
 
 
-def answer_loss_sum(
-    model: nn.Module, batch: dict[str, Tensor]
-) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """Sum of the cross entropy (nats) over the labelled tokens of a batch, and their number.
-
-    Logits are computed from the first labelled position on: the vocabulary is wide, and most of an
-    instruction's positions teach nothing.
+def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
+    """How many of the last columns of a batch hold all its labels.
 
     Raises:
         ValueError: no token of the batch has a label.
     """
-    labels: Int[Tensor, "b s"] = batch["labels"]
     labelled = (labels != IGNORE_INDEX).any(dim=0).nonzero()
     if len(labelled) == 0:
         raise ValueError("no token of this batch has a label, so there is nothing to learn from.")
-    n_columns = labels.shape[1] - int(labelled[0])
+    return labels.shape[1] - int(labelled[0])
+
+
+def columns_loss_sum(
+    model: nn.Module, batch: dict[str, Tensor], n_columns: int
+) -> Float[Tensor, ""]:
+    """Sum of the cross entropy (nats) over the labelled tokens in the last `n_columns` columns.
+
+    Logits are computed for these alone: the vocabulary is wide, and most of an instruction's
+    positions teach nothing.
+    """
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         use_cache=False,
         logits_to_keep=n_columns + 1,  # position s predicts the token at s + 1
     ).logits[:, :-1]
-    loss = F.cross_entropy(
+    return F.cross_entropy(
         rearrange(logits.float(), "b s v -> (b s) v"),
-        rearrange(labels[:, -n_columns:], "b s -> (b s)"),
+        rearrange(batch["labels"][:, -n_columns:], "b s -> (b s)"),
         ignore_index=IGNORE_INDEX,
         reduction="sum",
     )
+
+
+def answer_loss_sum(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Sum of the cross entropy (nats) over the labelled tokens of a batch, and their number.
+
+    Raises:
+        ValueError: no token of the batch has a label.
+    """
+    labels: Int[Tensor, "b s"] = batch["labels"]
+    loss = columns_loss_sum(model, batch, labelled_columns(labels))
     return loss, (labels != IGNORE_INDEX).sum()
 
 

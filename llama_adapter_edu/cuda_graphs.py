@@ -1,0 +1,78 @@
+"""An option for NVIDIA GPUs: record the kernels of a training step once, then replay them.
+
+A small model leaves a GPU waiting: to launch a kernel from Python takes longer than to run it. A
+CUDA graph launches all kernels of forward and backward at once. It needs fixed shapes, so batches
+are padded to a few sizes, and each size is recorded when it first comes.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llama_adapter_edu.data import IGNORE_INDEX
+from llama_adapter_edu.training_step import columns_loss_sum, labelled_columns
+
+BUCKET = 16  # columns: lengths are rounded up to a multiple of this
+
+
+def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str, Tensor], int]:
+    """The batch with more padding on the right, and how many last columns need logits.
+
+    Both the length s and that number are multiples of BUCKET. The loss stays as it is.
+    """
+    n_columns = labelled_columns(batch["labels"])
+    missing = -batch["labels"].shape[1] % BUCKET
+    fill = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX}
+    padded = {name: F.pad(batch[name], (0, missing), value=fill[name]) for name in fill}
+    n_columns = min(-(-(n_columns + missing) // BUCKET) * BUCKET, padded["labels"].shape[1] - 1)
+    return padded, n_columns
+
+
+class GraphedGradients:
+    """Gradients of the loss per labelled token, from a graph for each shape of batch.
+
+    Raises:
+        ValueError: the model is not on a CUDA device, or nothing in it trains.
+    """
+
+    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
+        self.model, self.pad_token_id = model, pad_token_id
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters or {p.device.type for p in self.parameters} != {"cuda"}:
+            raise ValueError("cuda_graphs needs a model on an NVIDIA GPU, with something to train.")
+        self.recorded: dict[tuple, tuple] = {}
+
+    def __call__(self, batch: dict[str, Tensor], n_tokens: int) -> Float[Tensor, ""]:
+        """Set the parameters' gradients to those of the mean over `n_tokens`; return the loss."""
+        padded, n_columns = pad_to_bucket(batch, self.pad_token_id)
+        inputs = padded | {"n_tokens": torch.tensor(float(n_tokens), device=batch["labels"].device)}
+        shape = (*padded["labels"].shape, n_columns)
+        if shape not in self.recorded:
+            self.recorded[shape] = self._record(inputs, n_columns)
+        graph, places, loss, gradients = self.recorded[shape]
+        for name, place in places.items():
+            place.copy_(inputs[name])
+        graph.replay()
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss.clone()  # the next replay writes to the same place
+
+    def _record(self, inputs: dict[str, Tensor], n_columns: int) -> tuple:
+        places = {name: tensor.clone() for name, tensor in inputs.items()}
+
+        def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = columns_loss_sum(self.model, places, n_columns) / places["n_tokens"]
+            return loss.detach(), torch.autograd.grad(loss, self.parameters)
+
+        # Libraries set themselves up in the first runs, which a graph must not record.
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss, gradients = run()
+        return graph, places, loss, gradients
