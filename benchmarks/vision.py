@@ -28,14 +28,13 @@ from llama_adapter_edu.adapt import (
 )
 from llama_adapter_edu.digits import (
     accuracy,
-    answer_words,
     digit_pictures,
     questions_about,
-    train_digits,
 )
+from llama_adapter_edu.digits_training import answer_words, train_digits
 from llama_adapter_edu.encoders import DigitEncoder
-from llama_adapter_edu.finetune import TrainingConfig
 from llama_adapter_edu.llama import load_llama
+from llama_adapter_edu.training_config import TrainingConfig
 from llama_adapter_edu.vision import add_vision
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu" / "results" / "vision.json"

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits with questions about them, and a training loop for both.
+"""scikit-learn's handwritten digits, with questions about them.
 
     picture (8 x 8), question  ->  one word
 
@@ -11,17 +11,14 @@ Shapes: b batch, n pictures, y and x a picture's rows and columns, s token posit
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from llama_adapter_edu.data import IGNORE_INDEX, collate
-from llama_adapter_edu.finetune import TrainingConfig, answer_loss, learning_rate_factor
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 QUESTIONS = {
@@ -103,10 +100,10 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def question_batch(
     questions: Sequence[Question],
-    images: Float[Tensor, "n y x"],
+    images: Float[Tensor, "n y x"] | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Tensor]:
-    """What `model(**batch)` is trained on: `data.collate`'s tensors, and `images` (b y x).
+    """What `model(**batch)` is trained on: `data.collate`'s tensors, and `images` (b y x) if given.
 
     The answer is one word and the closing token.
     """
@@ -117,7 +114,9 @@ def question_batch(
         answer.append(tokenizer.eos_token_id)
         rows.append({"input_ids": asked + answer, "labels": [IGNORE_INDEX] * len(asked) + answer})
     batch = collate(rows, tokenizer.pad_token_id)
-    return batch | {"images": images[[question.picture for question in questions]]}
+    if images is not None:
+        batch["images"] = images[[question.picture for question in questions]]
+    return batch
 
 
 def shuffled_batches(questions: Sequence[Question], size: int, seed: int) -> Iterator[list]:
@@ -126,73 +125,6 @@ def shuffled_batches(questions: Sequence[Question], size: int, seed: int) -> Ite
     while True:
         order = rng.sample(questions, len(questions))
         yield from (order[i : i + size] for i in range(0, len(order) - size + 1, size))
-
-
-def train_digits(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    config: TrainingConfig,
-    *,
-    vision_learning_rate: float = 3e-3,
-) -> list[float]:
-    """Train prompts, gates and the image encoder together, in place.
-
-    Args:
-        model: with `add_adaption_prompts` and `add_vision`.
-        config: `learning_rate` is that of prompts and gates.
-        vision_learning_rate: of encoder and projection.
-
-    Returns:
-        the loss of each step.
-    """
-    images, digits = digit_pictures("train")
-    of_vision = [p for p in model.vision.parameters() if p.requires_grad]
-    ids = {id(p) for p in of_vision}
-    of_prompts = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
-    groups = [
-        {"params": of_prompts, "lr": config.learning_rate},
-        {"params": of_vision, "lr": vision_learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, config.steps, config.warmup_steps)
-    )
-    losses = []
-    batches = shuffled_batches(questions_about(digits), config.batch_size, config.seed)
-    for questions in islice(batches, config.steps):
-        batch = question_batch(questions, images, tokenizer)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        loss = answer_loss(partial(model, images=batch["images"]), batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(of_prompts + of_vision, config.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
-
-
-def answer_words(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    images: Float[Tensor, "n y x"] | None,
-    batch_size: int = 120,
-) -> list[str]:
-    """The word that the model itself would say first, for each question; blind without images."""
-    one_word = GenerationConfig(
-        do_sample=False, max_new_tokens=1, pad_token_id=tokenizer.pad_token_id
-    )
-    words = []
-    for start in range(0, len(questions), batch_size):
-        rows = questions[start : start + batch_size]
-        ids = {"input_ids": [encode_question(tokenizer, row.text) for row in rows]}
-        batch = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
-        if images is not None:
-            batch["images"] = images[[row.picture for row in rows]].to(model.device)
-        said = model.generate(**batch, generation_config=one_word)
-        words += [tokenizer.decode(token).strip() for token in said[:, -1]]
-    return words
 
 
 def accuracy(questions: Sequence[Question], words: Sequence[str]) -> dict[str, float]:

@@ -19,16 +19,16 @@ from llama_adapter_edu.digits import (
     HELD_OUT,
     QUESTIONS,
     accuracy,
-    answer_words,
     digit_pictures,
     question_batch,
     questions_about,
-    train_digits,
 )
+from llama_adapter_edu.digits_training import adapted_layers_alone, answer_words, train_digits
 from llama_adapter_edu.encoders import ClipEncoder, DigitEncoder
-from llama_adapter_edu.finetune import TrainingConfig, answer_loss
 from llama_adapter_edu.image_prompts import add_image, attend_row_by_row, image_keys_values
 from llama_adapter_edu.inspect_prompts import prompt_weights
+from llama_adapter_edu.training_config import TrainingConfig
+from llama_adapter_edu.training_step import answer_loss
 from llama_adapter_edu.vision import ImagePrompt, add_vision, image_prompt_of
 from llama_adapter_edu.vision_checkpoint import load_vision, save_vision
 
@@ -489,6 +489,16 @@ class TestDigits:
     def test_unknown_split_is_refused(self):
         with pytest.raises(ValueError, match='expected "train" or "test"'):
             digit_pictures("validation")
+
+    def test_adapted_layers_alone_compute_what_the_whole_model_does(self, seeing, words, images):
+        with torch.no_grad():
+            whole = seeing(words, images=images, output_hidden_states=True)
+            with adapted_layers_alone(seeing):
+                assert len(seeing.model.layers) == 2
+                states = whole.hidden_states[1]
+                upper = seeing(inputs_embeds=states, images=images, use_cache=False).logits
+        torch.testing.assert_close(upper, whole.logits)
+        assert len(seeing.model.layers) == 3
 
     def test_three_steps_on_the_real_llama_lower_the_loss(self, fresh_llama):
         model, tokenizer = fresh_llama
