@@ -40,6 +40,7 @@ def run_main_job(
     learning_rate: float,
     adapter_len: int,
     adapter_layers: int,
+    init_std: float,
     test_rows: int,
     seed: int,
     model: str | None = None,
@@ -52,7 +53,7 @@ def run_main_job(
             found before the training starts.
     """
     start = time.perf_counter()
-    config = AdaptionPromptConfig(adapter_len, adapter_layers)
+    config = AdaptionPromptConfig(adapter_len, adapter_layers, init_std=init_std)
     training = TrainingConfig(steps, batch_size, learning_rate, seed=seed)
     test = home_commands("test", test_rows, seed=seed)
     folder = Path(output)

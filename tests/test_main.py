@@ -1,0 +1,159 @@
+"""The command line: what it prints, returns and refuses; small runs of the main job and the chat."""
+
+import builtins
+import inspect
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llama_adapter_edu import __main__ as command_line
+from llama_adapter_edu import chat, main_job, save_adapter
+from llama_adapter_edu.adapt import AdaptionPromptConfig, add_adaption_prompts
+from llama_adapter_edu.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+
+
+def run(*arguments: str) -> int:
+    return command_line.main(arguments)
+
+
+def test_help_and_the_package_load_nothing_heavy():
+    code = "import sys; from llama_adapter_edu import __main__ as m\ntry: m.main(['--help'])\n"
+    code += (
+        "except SystemExit: print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("doctor", "finetune", "chat"):
+        assert command in done.stdout
+
+
+def test_options_are_the_main_jobs_arguments():
+    options = vars(command_line._parser().parse_args(["finetune", "--model", "m", "--cpu"]))
+    assert set(options) - {"command"} == set(inspect.signature(main_job.run_main_job).parameters)
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("finetune", "--steps", "many")])
+def test_misuse_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--steps", "0"), "steps must be above 0, got 0"),
+        (("--adapter-len", "0"), "adapter_len must be a whole number"),
+        (("--adapter-layers", "31"), "the model has 30 layers. Choose 1 to 30"),
+        (("--test-rows", "0"), "Choose n from 1 to"),
+        (("--model", "./nowhere"), "There is no folder ./nowhere"),
+        (("--output", "setup.cfg/x"), "setup.cfg"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_work_starts(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "setup.cfg").write_text("a file in the way")
+    monkeypatch.setattr(main_job.evaluate, "generate_answers", lambda *_, **__: pytest.fail())
+    assert run("finetune", "--cpu", *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_a_short_main_job_reports_and_saves_the_same_twice(tmp_path, capsys):
+    settings = ["--cpu", "--steps", "2", "--batch-size", "2", "--test-rows", "3"]
+    settings += ["--adapter-layers", "2"]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert [run("finetune", "--output", str(folder), *settings) for folder in folders] == [0, 0]
+    printed = capsys.readouterr().out
+    for text in (
+        "3 commands to test with",
+        "exact match, base model     0.0%",
+        "exact match, fine-tuned",
+        "11,538 of 134,526,546 parameters train",
+        str(folders[0] / WEIGHTS_FILE),
+        str(folders[0] / "training.png"),
+        f"chat --adapter {folders[0]}",
+    ):
+        assert text in printed
+    assert printed.count("  before ") == printed.count("  after  ") == 6
+    assert (folders[0] / "training.png").read_bytes().startswith(b"\x89PNG")
+    same = [(folder / WEIGHTS_FILE).read_bytes() for folder in folders]
+    assert same[0] == same[1]
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert results[0]["exact_match_base"] == 0
+    assert results[0]["adapter_bytes"] == len(same[0])
+    assert results[0]["final_loss"] == results[1]["final_loss"]
+
+
+@pytest.fixture
+def talk(monkeypatch, capsys, tiny, llama, tmp_path):
+    """Talk to a tiny model with an adapter in a folder "brackets": what is printed."""
+    monkeypatch.setattr(chat, "load_llama", lambda *_, **__: (tiny(vocab_size=49152), llama[1]))
+    saved = add_adaption_prompts(tiny(vocab_size=49152), AdaptionPromptConfig(3, 2))
+    for name, parameter in saved.named_parameters():
+        if name.endswith("gate"):
+            parameter.data.fill_(3.0)
+    save_adapter(saved, tmp_path / "brackets")
+
+    def say(*lines: str, adapters=("brackets",)) -> str:
+        said = iter(lines)
+
+        def type_line(prompt: str) -> str:
+            print(prompt, end="")
+            try:
+                return next(said)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr(builtins, "input", type_line)
+        folders = [x for name in adapters for x in ("--adapter", str(tmp_path / name))]
+        code = run("chat", "--cpu", "--max-new-tokens", "4", *folders)
+        output = capsys.readouterr()
+        return f"{output.out}{output.err}exit {code}"
+
+    return say
+
+
+def last_answer(said: str) -> str:
+    """What stands between the last two prompts."""
+    return said.split("> ")[-2].rpartition("\n\n")[0]
+
+
+def test_chat_changes_who_answers(talk):
+    by_brackets = last_answer(talk("Hello"))
+    by_base = last_answer(talk("/use base", "Hello"))
+    again = last_answer(talk("/use base", "Hello", "/use brackets", "Hello"))
+    assert by_base and by_brackets == again != by_base
+
+
+def test_chat_ends_on_an_empty_line_or_the_end_of_input(talk):
+    assert talk("").endswith("exit 0")
+    assert talk(adapters=()).endswith("exit 0")
+
+
+def test_chat_says_what_it_did_not_understand(talk):
+    said = talk("/use nobody", "/help", "")
+    assert "Not understood: /use nobody. Try /use base or /use brackets, or /quit." in said
+    assert "Not understood: /help" in said
+
+
+def test_chat_with_an_adapter_that_is_not_there(talk, tmp_path):
+    said = talk(adapters=("elsewhere",))
+    assert f"error: no adapter in {tmp_path / 'elsewhere'}: {CONFIG_FILE} is missing." in said
+    assert said.endswith("exit 1")
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_job, "run_main_job", interrupted)
+    assert run("finetune") == 130
+    assert "Stopped" in capsys.readouterr().err
