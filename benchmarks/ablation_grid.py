@@ -52,6 +52,12 @@ STUDIES: dict[str, list[Cell]] = {
     ],
     "init_std": [Cell(init_std=std) for std in (0.02, 0.1, 0.3, 1.0, 3.0)],
     "rooms": [Cell(rooms=n) for n in (10, 40, 160)],
+    # Table 5 again with prompts so small that an open gate hardly disturbs the Llama.
+    "quiet_start": [
+        Cell(gate_start=start, softmax=softmax, init_std=0.02)
+        for softmax in ("two", "joint")
+        for start in ("zero", "random", "open")
+    ],
 }
 
 TINY_STUDIES: dict[str, list[Cell]] = {

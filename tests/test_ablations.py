@@ -1,6 +1,9 @@
 """The grid of lesson 08: what it compares, its variants of the adapter, and the file it writes."""
 
+import argparse
 import json
+import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -35,7 +38,7 @@ def adapted(tiny):
 def test_each_study_compares_different_cells():
     for name, cells in STUDIES.items():
         assert len(set(cells)) == len(cells), name
-        assert Cell() in cells or name in ("bfloat16", "layers_short"), name
+        assert Cell() in cells or name in ("bfloat16", "layers_short", "quiet_start"), name
 
 
 def test_the_grid_holds_each_cell_once_a_seed_and_seeds_one_after_the_other():
@@ -149,15 +152,55 @@ def test_a_tiny_grid_is_trained_scored_and_stored(small_llama_folder, tmp_path):
         assert 0 <= result["exact_match"] <= 1 and result["validation_loss"] > 0
 
     # a second call has nothing left to do, a call without time starts nothing
-    assert run(small_llama_folder, tmp_path / "grid.json")["runs"] == stored["runs"]
+    assert run(small_llama_folder, tmp_path / "grid.json") == stored
     nothing = run(small_llama_folder, tmp_path / "late.json", "--budget-seconds", "0")
     assert nothing["runs"] == []
+
+    # a later call adds what is missing and keeps what is there
+    del stored["runs"][0]
+    (tmp_path / "grid.json").write_text(json.dumps(stored))
+    again = run(small_llama_folder, tmp_path / "grid.json")["runs"]
+    assert again[0] == stored["runs"][0] and len(again) == 2
+
+
+def test_runs_of_other_conditions_are_not_mixed(tmp_path, capsys):
+    other = tmp_path / "grid.json"
+    about = ablations.conditions(argparse.Namespace(cpu=True, workers=1, model=None, scored_rows=4))
+    ablations.write_json(other, [], {}, about | {"base_dtype": "bfloat16"})
+    before = other.read_text()
+    with pytest.raises(SystemExit):
+        ablations.main(["--cpu", "--tiny", "--output", str(other)])
+    assert "base_dtype bfloat16, this call has float32" in capsys.readouterr().err
+    assert other.read_text() == before
+
+
+def test_a_failed_run_leaves_the_others(small_llama_folder, capfd):
+    fast = {"steps": 1, "batch_size": 2, "rows": 4}
+    too_many_layers, good = Cell(**fast, adapter_layers=3), Cell(**fast, adapter_layers=2)
+    unknown = Cell(**fast, adapter_layers=2, gate_start="ajar")
+    setup = str(small_llama_folder), True, 4, time.time() + 900, 2
+    jobs = [(too_many_layers, 0), (unknown, 0), (good, 0)]
+    runs = list(ablations.run_jobs(jobs, setup, workers=1))
+    assert [run["settings"] for run in runs] == [good.changes()]
+    errors = capfd.readouterr().err
+    assert "adapter_layers=3, but the model has 2" in errors and "'ajar'" in errors
+
+
+def test_the_stored_grid_is_the_one_that_is_described():
+    stored = json.loads(ablations.OUTPUT.read_text(encoding="utf-8"))
+    assert stored["defaults"] == asdict(Cell())
+    cells = {name: [cell.changes() for cell in members] for name, members in STUDIES.items()}
+    assert stored["studies"] == cells
+    known = [cell for members in cells.values() for cell in members]
+    keys = [json.dumps([run["settings"], run["seed"]]) for run in stored["runs"]]
+    assert len(keys) == len(set(keys)) > 0
+    for result in stored["runs"]:
+        assert result["settings"] in known
+        assert 0 <= result["exact_match"] <= 1
 
 
 def test_all_kinds_of_cells_can_be_run_one_after_the_other(small_llama_folder):
     """In one process, as on the GPU: a run leaves the Llama as it found it."""
-    import time
-
     ablation_run.start_worker(str(small_llama_folder), True, 4, time.time() + 900, 2)
     fast = {"steps": 2, "batch_size": 2, "rows": 6, "adapter_layers": 2}
     cells = [
