@@ -2,8 +2,11 @@
 
 import copy
 import inspect
+import json
 import os
 from functools import partial
+from importlib.resources import files
+from statistics import fmean
 
 import pytest
 import torch
@@ -512,6 +515,14 @@ class TestDigits:
         assert len(words) == len(questions)
         scores = accuracy(questions, [question.answer for question in questions])
         assert set(scores.values()) == {1.0}
+
+
+def test_stored_scores_are_the_means_of_their_runs_and_pass_the_quality_bar():
+    stored = json.loads(files("llama_adapter_edu").joinpath("results/vision.json").read_text())
+    for pairs, scores in stored["mean"].items():
+        for kind, mean in scores.items():
+            assert mean == pytest.approx(fmean(run[pairs][kind] for run in stored["runs"]))
+    assert stored["mean"]["seen_pairs"]["digit"] >= 0.97
 
 
 FAMILY_SETTINGS = {"qwen3": {"head_dim": 8}, "gemma3_text": {"head_dim": 8}}
