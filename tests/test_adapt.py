@@ -1,6 +1,7 @@
 """Adaption prompts in a model: what stays the same, what learns, and what is refused."""
 
 import contextlib
+from itertools import pairwise
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def test_keys_kept_for_a_generation_never_outlive_a_change(tiny, words):
     seen.append(cached_and_not())
     set_adapter(model, "default")
     assert torch.equal(cached_and_not(), seen[2])
-    assert all(not torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in pairwise(seen))
 
 
 def test_prompt_keys_are_projected_once_in_a_generation(tiny, words):

@@ -1,4 +1,4 @@
-"""The command line: what it prints, returns and refuses; small runs of the main job and the chat."""
+"""The command line: what it prints, returns and refuses; small runs of main job and chat."""
 
 import builtins
 import inspect
