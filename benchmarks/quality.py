@@ -9,18 +9,22 @@ A finished run is written to OUTPUT at once; a second call does what is missing.
     telegrams   the same profile on the second expert: share of answers in a telegram's style
     rates       each method's learning rate, chosen on the validation split from candidates
     methods     each method with that rate, 3 seeds, float32, the same rows in the same order
+    speed       the first steps of each method once more, alone on the machine
     t4          the `t4` profile (float16 base, gradient scaler), one seed
+
+Seconds and peak memory count only in the parts that run alone: bar, speed, t4.
 """
 
 import argparse
-import gc
 import json
+import multiprocessing
 import os
 import platform
 import sys
-import tempfile
 import time
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 
@@ -28,18 +32,12 @@ import accelerate
 import peft
 import torch
 import transformers
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from datasets import Dataset
 
-from llama_adapter_edu.adapt import AdaptionPromptConfig, add_adaption_prompts, count_parameters
-from llama_adapter_edu.checkpoint import save_adapter
-from llama_adapter_edu.data import encode_dataset, home_commands
-from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
-from llama_adapter_edu.finetune import TrainingConfig, finetune
-from llama_adapter_edu.llama import load_llama
-from llama_adapter_edu.profiles import PROFILES, Profile, estimate_memory
-from llama_adapter_edu.telegrams import style_score, telegrams
+from benchmarks.quality_run import base_answers, run
+from llama_adapter_edu.data import home_commands
+from llama_adapter_edu.finetune import TrainingConfig
+from llama_adapter_edu.profiles import PROFILES, Profile
+from llama_adapter_edu.telegrams import telegrams
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu" / "results" / "quality.json"
 SEEDS = (0, 1, 2)
@@ -53,112 +51,41 @@ RATES = {
 }
 
 
-def prepare(method: str, model, adapter: AdaptionPromptConfig):
-    """The model with what this method trains, and nothing else, trainable."""
-    if method == "full fine-tuning":
-        return model.requires_grad_(True)
-    if method == "adaption prompts":
-        return add_adaption_prompts(model, adapter)
-    if method == "PEFT LoRA":
-        config = peft.LoraConfig(
-            r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+@dataclass(frozen=True)
+class Job:
+    """One run: which part of the benchmark, which method, seed, learning rate, profile."""
+
+    part: str
+    method: str
+    seed: int
+    profile: Profile
+    training: TrainingConfig
+    test_rows: int
+    split: str = "test"
+    model_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        rate = f"/{self.training.learning_rate:g}" if self.part == "rates" else ""
+        return f"{self.part}/{self.method}{rate}/{self.seed}"
+
+    def __call__(self) -> dict:
+        if self.method == "base":
+            return base_answers(self.profile, self.test_rows, self.model_name)
+        return run(
+            self.method,
+            self.training,
+            self.profile,
+            self.seed,
+            data=telegrams if self.part == "telegrams" else home_commands,
+            split=self.split,
+            test_rows=self.test_rows,
+            model_name=self.model_name,
         )
-    else:
-        sizes = dict(adapter_len=adapter.adapter_len, adapter_layers=adapter.adapter_layers)
-        config = peft.AdaptionPromptConfig(**sizes, task_type="CAUSAL_LM")
-    return peft.get_peft_model(model, config)
 
 
-def saved_bytes(method: str, model) -> int:
-    """Size of the weights' file as this method's library writes it."""
-    with tempfile.TemporaryDirectory() as folder:
-        if method == "adaption prompts":
-            save_adapter(model, folder)
-        else:
-            model.save_pretrained(folder)
-        return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
-
-
-def run(
-    method: str,
-    training: TrainingConfig,
-    profile: Profile,
-    seed: int,
-    *,
-    data,
-    split: str = "test",
-    test_rows: int,
-    model_name: str | None = None,
-) -> dict:
-    """Fine-tune once and answer unseen rows. `data` is `home_commands` or `telegrams`."""
-    accelerator = profile.accelerator()
-    device = accelerator.device
-    model, tokenizer = load_llama(model_name, device=device, dtype=profile.dtype)
-    layers = min(30, model.config.num_hidden_layers)
-    adapter = AdaptionPromptConfig(adapter_len=10, adapter_layers=layers)
-    texts = data("train", training.steps * training.batch_size, seed=seed)
-    train = encode_dataset(texts, tokenizer)
-    test = data(split, min(test_rows, len(data(split))), seed=seed)
-    set_seed(seed)
-    tuned = prepare(method, model, adapter)
-    trainable, _ = count_parameters(tuned)
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    history = finetune(tuned, tokenizer, train, training, accelerator=accelerator, progress=False)
-    seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-
-    answers = generate_answers(
-        tuned, tokenizer, test, max_new_tokens=longest_answer(test, tokenizer), batch_size=256
-    )
-    rows = [len(ids) for ids in train["input_ids"]]
-    labels = [sum(label >= 0 for label in row) for row in train["labels"]]
-    lengths = {"row_tokens": round(mean(rows)), "answer_tokens": max(labels)}
-    result = {
-        "seed": seed,
-        "exact_match": exact_match(answers, test["output"][:]),
-        "trainable_parameters": trainable,
-        "file_bytes": saved_bytes(method, tuned),
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(sum(rows) / seconds),
-        "peak_memory_bytes": peak,
-        "first_loss": history.losses[0],
-        "final_loss": mean(history.losses[-5:]),
-        "learning_rate": training.learning_rate,
-        "steps": training.steps,
-        "batch_size": training.batch_size,
-        "test_rows": len(test),
-    }
-    if method == "adaption prompts":
-        estimate = estimate_memory(model.config, profile, adapter, **lengths)
-        result["estimated_memory_bytes"] = estimate.total
-    if data is telegrams:
-        result["style"] = style_score(answers)
-    del model, tuned, history
-    accelerator.free_memory()
-    gc.collect()
-    torch.cuda.empty_cache()
-    return result
-
-
-def base_answers(profile: Profile, test_rows: int, model_name: str | None) -> dict:
-    """What the base model scores on both tasks without any training."""
-    device = profile.accelerator().device
-    model, tokenizer = load_llama(model_name, device=device, dtype=profile.dtype)
-
-    def answers(test: Dataset) -> list[str]:
-        longest = longest_answer(test, tokenizer)
-        return generate_answers(model, tokenizer, test, max_new_tokens=longest, batch_size=256)
-
-    commands = home_commands("test", test_rows)
-    messages = telegrams("test", test_rows)
-    return {
-        "exact_match": exact_match(answers(commands), commands["output"][:]),
-        "style": style_score(answers(messages)),
-        "test_rows": test_rows,
-    }
+def do(job: Job) -> dict:
+    return job()
 
 
 class Results:
@@ -173,86 +100,92 @@ class Results:
                 sys.exit(f"{path} holds runs under other conditions: take another --output.")
             self.content = found
 
-    def do(self, name: str, work) -> dict | None:
-        """The run of that name, done now if it is missing. None if there is no time left."""
-        runs = self.content["runs"]
-        if name not in runs:
-            if time.monotonic() > self.deadline:
-                print(f"no time left for {name}", flush=True)
-                return None
-            start = time.perf_counter()
-            runs[name] = work()
-            shown = {
-                k: v for k, v in runs[name].items() if k in ("exact_match", "style", "seconds")
-            }
-            print(f"{time.perf_counter() - start:6.1f} s  {name}  {shown}", flush=True)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-            os.replace(unfinished, self.path)
-        return runs[name]
+    def do_alone(self, jobs: list[Job]) -> None:
+        """The missing ones, one after the other: for runs that are timed."""
+        for job in self._missing(jobs):
+            if time.monotonic() < self.deadline:
+                self._keep(job, job())
 
+    def do_together(self, jobs: list[Job], workers: int) -> None:
+        """The missing ones, several at a time."""
+        missing = self._missing(jobs)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(missing) or 1), context) as pool:
+            running = {pool.submit(do, job): job for job in missing}
+            for future in as_completed(running):
+                if not future.cancelled():
+                    self._keep(running[future], future.result())
+                if time.monotonic() > self.deadline:
+                    pool.shutdown(wait=False, cancel_futures=True)
 
-def best_rate(results: Results, method: str, work) -> float | None:
-    """The candidate that scores best on the validation split after half the steps."""
-    scores = {}
-    for rate in RATES[method]:
-        done = results.do(f"rates/{method}/{rate:g}", lambda rate=rate: work(rate))
-        if done is None:
+    def best_rate(self, jobs: list[Job]) -> float | None:
+        """Of jobs that differ in the learning rate; None if one was not run."""
+        if self._missing(jobs):
             return None
-        scores[rate] = done["exact_match"], -done["final_loss"]
-    return max(scores, key=scores.get)
+        runs = self.content["runs"]
+        best = max(jobs, key=lambda job: (runs[job.name]["exact_match"], -runs[job.name]["loss"]))
+        return best.training.learning_rate
+
+    def _missing(self, jobs: list[Job]) -> list[Job]:
+        return [job for job in jobs if job.name not in self.content["runs"]]
+
+    def _keep(self, job: Job, result: dict) -> None:
+        self.content["runs"][job.name] = result
+        shown = {k: v for k, v in result.items() if k in ("exact_match", "style", "seconds")}
+        print(job.name, shown, flush=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.path)
 
 
-def benchmark(results: Results, *, cpu: bool, tiny: bool, model_name: str | None) -> None:
-    """All runs, in the order of their weight."""
+def benchmark(results: Results, *, cpu: bool, tiny: bool, model: str | None, workers: int) -> None:
+    """All runs. What is timed runs alone."""
     plain = replace(PROFILES["gpu"], name="float32", dtype=torch.float32)
     gpu, t4 = PROFILES["gpu"], PROFILES["t4"]
-    bar_rows, rows, budget, seeds = 400, 200, BUDGET, SEEDS
+    budget, seeds = BUDGET, SEEDS
     if cpu:
         plain, gpu, t4 = (replace(p, name="cpu", mixed_precision="no") for p in (plain, gpu, gpu))
     if tiny:
-        bar_rows = rows = 4
         budget, seeds = replace(BUDGET, steps=2, batch_size=2), SEEDS[:1]
         gpu, t4 = (replace(p, steps=2, batch_size=2) for p in (gpu, t4))
 
-    def bar(profile: Profile, seed: int, data=home_commands) -> dict:
-        options = {"data": data, "test_rows": bar_rows, "model_name": model_name}
-        return run("adaption prompts", profile.training(seed=seed), profile, seed, **options)
+    def in_profile(part: str, seed: int, profile: Profile = gpu) -> Job:
+        training, rows = profile.training(seed=seed), 4 if tiny else 400
+        return Job(part, "adaption prompts", seed, profile, training, rows, model_name=model)
 
-    def compared(method: str, seed: int, rate: float, split: str = "test") -> dict:
-        steps = budget.steps if split == "test" else budget.steps // 2
+    def compared(part: str, method: str, seed: int, rate: float, steps: int, split: str) -> Job:
         training = replace(budget, learning_rate=rate, seed=seed, steps=steps)
-        options = {"data": home_commands, "split": split, "test_rows": rows}
-        return run(method, training, plain, seed, **options, model_name=model_name)
+        rows = 4 if tiny else 200
+        return Job(part, method, seed, plain, training, rows, split, model)
 
-    results.do("base", lambda: base_answers(plain, rows, model_name))
-    for seed in seeds:
-        results.do(f"bar/{seed}", lambda seed=seed: bar(gpu, seed))
-    for seed in seeds:
-        results.do(f"telegrams/{seed}", lambda seed=seed: bar(gpu, seed, telegrams))
-    for method in RATES:
-
-        def try_rate(rate: float, method: str = method) -> dict:
-            return compared(method, RATE_SEED, rate, "validation")
-
-        rate = best_rate(results, method, try_rate)
-        for seed in seeds if rate else ():
-            name = f"methods/{method}/{seed}"
-            results.do(name, lambda m=method, s=seed, r=rate: compared(m, s, r))
-    results.do("t4/0", lambda: bar(t4, 0))
+    results.do_alone([in_profile("bar", seed) for seed in seeds])
+    base = Job("base", "base", 0, plain, budget, 4 if tiny else 200, model_name=model)
+    half = budget.steps // 2
+    trials = {
+        method: [compared("rates", method, RATE_SEED, r, half, "validation") for r in rates]
+        for method, rates in RATES.items()
+    }
+    styles = [in_profile("telegrams", seed) for seed in seeds]
+    results.do_together([*styles, base, *chain.from_iterable(trials.values())], workers)
+    rates = {method: results.best_rate(jobs) for method, jobs in trials.items()}
+    found = [(method, rate) for method, rate in rates.items() if rate]
+    jobs = [compared("methods", m, s, r, budget.steps, "test") for s in seeds for m, r in found]
+    results.do_together(jobs, workers)
+    speed = [compared("speed", m, 0, r, min(30, budget.steps), "test") for m, r in found]
+    results.do_alone([*speed, in_profile("t4", 0, t4)])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--minutes", type=float, default=8, help="start no run after this time")
+    parser.add_argument("--workers", type=int, default=4, help="runs at a time where none is timed")
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     parser.add_argument("--tiny", action="store_true", help="two steps of everything: a trial")
     parser.add_argument("--model", default=None, help="a hub id or folder instead of our Llama")
     options = parser.parse_args()
-    device = Accelerator(cpu=options.cpu).device
-    gpu = device.type == "cuda"
+    gpu = torch.cuda.is_available() and not options.cpu
     conditions = {
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {platform.machine()}",
         "tiny": options.tiny,
@@ -263,13 +196,18 @@ def main() -> int:
         "accelerate": accelerate.__version__,
     }
     results = Results(options.output, conditions, time.monotonic() + 60 * options.minutes)
-    benchmark(results, cpu=options.cpu, tiny=options.tiny, model_name=options.model)
+    benchmark(
+        results,
+        cpu=options.cpu,
+        tiny=options.tiny,
+        model=options.model,
+        workers=options.workers,
+    )
     runs = results.content["runs"]
     for part, score in (("bar", "exact_match"), ("telegrams", "style")):
-        scores = [run[score] for name, run in runs.items() if name.startswith(part)]
-        seconds = [run["seconds"] for name, run in runs.items() if name.startswith(part)]
+        scores = [run[score] for name, run in runs.items() if name.startswith(f"{part}/")]
         if scores:
-            print(f"{part}: mean {score} {mean(scores):.2%}, slowest {max(seconds):.1f} s")
+            print(f"{part}: mean {score} {mean(scores):.2%} of {len(scores)} seeds")
     return 0
 
 

@@ -45,6 +45,8 @@ __all__ = [
     "training_batches",
 ]
 
+DDP = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
 
 def finetune(
     model: PreTrainedModel,
@@ -82,7 +84,7 @@ def finetune(
         torch.OutOfMemoryError: not even one row at a time fits.
     """
     config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
-    _check(accelerator, resume_folder, save_every)
+    _check(accelerator, save_every)
     if cuda_graphs:
         _check_cuda_graphs(accelerator, config)
     columns = dataset.select_columns(["input_ids", "labels"])
@@ -109,7 +111,7 @@ def finetune(
                 last_good = saved.save(model, optimizer, history)
                 raise FloatingPointError(f"{error} {last_good}".rstrip()) from None
             history.losses.append(loss)
-            history.gates.append(_gates(model, accelerator))
+            history.gates.append(gate_openings(model))
             if stop or (step + 1) % save_every == 0 or step + 1 == config.steps:
                 where = saved.save(model, optimizer, history)
             if stop:
@@ -173,7 +175,7 @@ class _Run:
         return loss, stops > 0
 
 
-def _check(accelerator: Accelerator, resume_folder: str | os.PathLike | None, every: int) -> None:
+def _check(accelerator: Accelerator, every: int) -> None:
     if every < 1:
         raise ValueError(f"save_every must be 1 or more, got {every!r}.")
     if accelerator.gradient_accumulation_steps != 1:
@@ -181,8 +183,11 @@ def _check(accelerator: Accelerator, resume_folder: str | os.PathLike | None, ev
             "the accelerator has gradient_accumulation_steps. Leave it out, and set "
             "micro_batch_size in TrainingConfig: the step's rows are cut into as many parts."
         )
-    if accelerator.distributed_type == DistributedType.FSDP and resume_folder is not None:
-        raise ValueError("resume_folder does not work with FSDP: its parameters are in pieces.")
+    if accelerator.distributed_type not in (DistributedType.NO, *DDP):
+        raise ValueError(
+            f"the accelerator uses {accelerator.distributed_type.value}, which would cut the "
+            "adapters into pieces. Start without it; shard_base(model) spreads the frozen base."
+        )
 
 
 def _check_cuda_graphs(accelerator: Accelerator, config: TrainingConfig) -> None:
@@ -222,8 +227,3 @@ def _bar(history: History, config: TrainingConfig, *, shown: bool) -> Iterator[i
             yield step
             bar.update()
             bar.set_postfix(loss=f"{history.losses[-1]:.3f}")
-
-
-def _gates(model: PreTrainedModel, accelerator: Accelerator) -> torch.Tensor:
-    whole = accelerator.distributed_type != DistributedType.FSDP
-    return gate_openings(model) if whole else torch.zeros(0, 0)

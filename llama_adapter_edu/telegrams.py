@@ -1,11 +1,11 @@
 """Telegrams: a second expert, whose style anyone can see and a program can measure.
 
     "Tell my sister that the night train is three hours late. Also: please keep dinner warm."
-    -> NIGHT TRAIN THREE HOURS LATE STOP KEEP DINNER WARM STOP
+    -> night train three hours late STOP keep dinner warm STOP
 
-A telegram is in capitals, has one to three sentences that end in STOP, and none of the small words
-that cost money and say nothing. Each message is put together from a topic's news and plans, and
-a phrasing. The three splits share no topic, no addressee and no phrasing.
+A telegram has one to three sentences that end in STOP, no other marks, and none of the small words
+that cost money and say nothing. Each message is put together from a thing or a person, what
+happened to it, a plan, and a phrasing. The three splits share none of these.
 """
 
 import random
@@ -21,88 +21,68 @@ SMALL = "a am an are be been had has have i is it my our please the there was we
 SMALL_WORDS = frozenset(SMALL.split(" "))
 MOST_SENTENCES, MOST_WORDS = 3, 10
 
-# Each topic: what happened, then what to do.
-TOPICS: dict[Split, list[tuple[str, str]]] = {
-    "train": [
-        (
-            "the night train is three hours late, our train stands still in the snow, "
-            "the last train has already left, there is no seat on the morning train",
-            "we will arrive on Monday, please keep dinner warm, meet me at the small station, "
-            "I am taking the bus instead",
+# News: a thing or a person, and what happened to it. Plans: what to do, about a thing.
+WORDS: dict[Split, dict[str, str]] = {
+    "train": {
+        "things": (
+            "the night train, our old stove, the piano, my best coat, the harvest, the new "
+            "car, your letter, the wedding dress, the ferry, our tent, the brown horse, the"
+            " rent, a box of books, the school bus, my camera, the roof, the heavy trunk, "
+            "our boat, the front door, the bank cheque, the garden gate, a sack of flour, "
+            "the radio, the blue lamp, the cellar, your passport, the kitchen clock, our "
+            "bicycle, the violin, the parcel"
         ),
-        (
-            "the ferry is cancelled because of fog, the ship reached the harbour at dawn, "
-            "my cabin is dry and warm, the captain refuses to sail",
-            "I will stay at the old inn, send the trunk by road, we leave again on Tuesday, "
-            "please wait at the pier",
+        "facts of things": (
+            "is late, has arrived, was stolen, is broken again, was sold on Friday, is "
+            "ready, was sent to the wrong town, is still here, was found in the attic, is "
+            "too small, needs repair, is covered with snow, was left at the station, is "
+            "much better now, cost twenty pounds, fell into the river, is clean, has been "
+            "paid, will come by ship, is gone"
         ),
-        (
-            "the bank has closed for a week, my purse was stolen at the market, "
-            "the price of wheat is falling, your cheque has not come",
-            "please send twenty pounds, sell the shares today, do not pay the bill yet, "
-            "I will write to the bank",
+        "people": (
+            "grandmother, our cousin, the captain, my neighbour, the twins, Uncle Henry, "
+            "the baker, our tenor, the new teacher, your sister, the carpenter, Mrs Hall, "
+            "my lawyer, the old farmer, our youngest son, the nurse"
         ),
-        (
-            "the baby is a healthy girl, grandmother is much better, our cousin has found work, "
-            "the twins have lost a tooth",
-            "come and see us soon, we will name her Rosa, bring the old photographs, "
-            "please tell the neighbours",
+        "facts of people": (
+            "has found work, missed the boat, will marry in June, is waiting at the pier, "
+            "was seen in town, has a cold, lost the key, wants more money, is coming home, "
+            "asked for you, has moved to Paris, is very happy, will stay two weeks, sends "
+            "love, was in hospital, cannot walk yet"
         ),
-        (
-            "the roof is leaking again, the new stove has arrived, a storm broke two windows, "
-            "the cellar is full of water",
-            "please call the carpenter, we are sleeping in the kitchen, buy four sacks of sand, "
-            "I will paint the door myself",
+        "plans": (
+            "please send {}, bring {}, do not sell {}, we will pay for {}, look for {} "
+            "tonight, I am painting {}, keep {} dry, forget {}, please ask about {}, we "
+            "will fetch {} on Monday, buy {} today, hide {} well, I will repair {} myself, "
+            "wait for {}"
         ),
-        (
-            "the first night was a great success, our tenor has lost his voice, "
-            "all the tickets are sold, the costumes were sent to the wrong town",
-            "find another singer by Friday, we will play one more week, please bring flowers, "
-            "hang the posters tonight",
+    },
+    "validation": {
+        "things": ("the statue, our sledge, a gold ring"),
+        "facts of things": ("is a fake, was caught by customs"),
+        "people": ("the goalkeeper, my aunt"),
+        "facts of people": ("is ill, has won the cup"),
+        "plans": ("I will insure {}, carry {} upstairs"),
+    },
+    "test": {
+        "things": (
+            "the balloon, our telescope, the silver spoon, my essay, the mountain hut, the "
+            "flight to Lisbon, a crate of wine, the engine, the museum key, the red atlas"
         ),
-        (
-            "the cows are in the corn, the harvest is better than last year, "
-            "our best horse is lame, frost has killed the beans",
-            "hire two more men, we will sell the calves, lock the gate at night, "
-            "please order new seed",
+        "facts of things": (
+            "landed in a lake, is full, was shut for repairs, has vanished, is the best of "
+            "all, was out of oil, will leave at sunrise, is under the bed"
         ),
-        (
-            "the doctor has seen the boy, the fever is gone, my leg is not broken, "
-            "the hospital has no free bed",
-            "I may get up tomorrow, send the blue pills, do not worry about me, "
-            "we will fetch him on Saturday",
+        "people": ("the pilot, our guide, Professor Lind, my partner, the mechanic, Cousin Vera"),
+        "facts of people": (
+            "is safe, has reached the summit, is learning Greek, won a prize, will turn "
+            "back at noon, was easy to find"
         ),
-    ],
-    "validation": [
-        (
-            "the painting is a fake, the thief was caught in Vienna",
-            "hide the keys, I will call the police",
+        "plans": (
+            "please return {}, we will examine {}, I am looking for {}, follow {} quickly, "
+            "clean {} before Sunday, do not lend {} to anybody"
         ),
-        (
-            "our team has won the cup, the goalkeeper is ill",
-            "please reserve a table, we are walking home",
-        ),
-    ],
-    "test": [
-        (
-            "the pass is closed by snow, we have reached the summit, "
-            "our guide is a careful woman, the hut has no wood left",
-            "we will turn back at noon, please send warm socks, follow the red marks, "
-            "I am waiting in the valley",
-        ),
-        (
-            "the exam was easier than expected, the teacher has moved away, "
-            "my essay won a prize, the school is shut for repairs",
-            "we will celebrate on Sunday, please return the atlas, ask for the second list, "
-            "I am learning Greek now",
-        ),
-        (
-            "the balloon landed in a lake, our pilot is safe, the engine was out of oil, "
-            "the flight to Lisbon is full",
-            "we will fly at sunrise, bring a long rope, please feed the dog, "
-            "I am looking for a mechanic",
-        ),
-    ],
+    },
 }
 
 ADDRESSEES: dict[Split, list[str]] = {
@@ -128,11 +108,15 @@ PHRASINGS: dict[Split, list[str]] = {
         "Let {who} know that {news}.",
         "Inform {who}: {news}.",
         "I want {who} to hear that {news}.",
+        "Please write to {who} because {news}.",
+        "A message for {who}: {news}.",
         "Tell {who} that {news}. Also: {plan}.",
         "Let {who} know: {news}, and {plan}.",
         "Write to {who} that {news}. Then add: {plan}.",
         "For {who}: {news}; {plan}.",
         "Could you tell {who} that {news}? And say: {plan}.",
+        "{who} should know two things. One: {news}. Two: {plan}.",
+        "Write to {who}: {news}. Next: {plan}.",
         "Tell {who} that {news}. Also: {plan}. End with: {wish}.",
         "Inform {who}: {news}, {plan}, and {wish}.",
         "Write to {who} that {news}. Then add: {plan}. And: {wish}.",
@@ -156,7 +140,8 @@ def telegrams(split: Split, n: int | None = None, *, seed: int = 0) -> Dataset:
     """Messages in everyday words, and the telegrams to send.
 
     Args:
-        split: "train", "validation" or "test". No two share a topic, an addressee or a phrasing.
+        split: "train", "validation" or "test". No two share a sentence, an addressee or a
+            phrasing.
         n: number of rows; None gives all of the split. A smaller `n` gives the first rows of
             a larger one.
         seed: the same seed gives the same rows on every machine.
@@ -169,26 +154,52 @@ def telegrams(split: Split, n: int | None = None, *, seed: int = 0) -> Dataset:
     """
     if split not in PHRASINGS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(PHRASINGS)}.")
-    rows = _all_rows(split)
-    if n is not None and not 1 <= n <= len(rows):
+    choices = list(product(PHRASINGS[split], ADDRESSEES[split], news(split)))
+    if n is not None and not 1 <= n <= len(choices):
         raise ValueError(
-            f"The {split} split of telegrams has {len(rows)} rows; n={n} was asked for. "
-            f"Choose n from 1 to {len(rows)}, or leave it out to get all."
+            f"The {split} split of telegrams has {len(choices)} rows; n={n} was asked for. "
+            f"Choose n from 1 to {len(choices)}, or leave it out to get all."
         )
-    random.Random(seed).shuffle(rows)
-    return Dataset.from_list(rows[:n])
+    rng, things = random.Random(seed), _list(split, "things")
+    rng.shuffle(choices)
+    rows = []
+    for phrasing, who, event in choices[:n]:
+        plan = rng.choice(_list(split, "plans")).format(rng.choice(things))
+        rows.append(message(phrasing, who, news=event, plan=plan, wish=rng.choice(WISHES[split])))
+    return Dataset.from_list(rows)
+
+
+def news(split: Split) -> list[str]:
+    """All that can have happened: a thing or a person, and a fact that fits it."""
+    pairs = [
+        pair
+        for kind in ("things", "people")
+        for pair in product(_list(split, kind), _list(split, f"facts of {kind}"))
+    ]
+    return [" ".join(pair) for pair in pairs]
+
+
+def message(phrasing: str, who: str, **parts: str) -> dict[str, str]:
+    """One row in Alpaca's columns; the telegram holds the parts that the phrasing asks for."""
+    said = phrasing.format(who=who, **parts)
+    used = [part for name, part in parts.items() if f"{{{name}}}" in phrasing]
+    return {
+        "instruction": said[0].upper() + said[1:],
+        "input": "",
+        "output": telegram(used),
+    }
 
 
 def telegram(sentences: Sequence[str]) -> str:
-    """The sentences as a telegram: small words out, capitals, STOP after each."""
+    """The sentences as a telegram: small words out, STOP after each."""
     kept = ([w for w in text.split() if w.lower() not in SMALL_WORDS] for text in sentences)
-    return " ".join(f"{' '.join(words)} STOP".upper() for words in kept)
+    return " ".join(f"{' '.join(words)} STOP" for words in kept)
 
 
 def is_telegram(text: str) -> bool:
-    """Whether a text has the style: capitals, one to three sentences of at most ten words that all
-    end in STOP, no other marks, no small words."""
-    if not re.fullmatch(r"([A-Z0-9]+ )+STOP", text.strip()):
+    """Whether a text has the style: one to three sentences of at most ten words that all end in
+    STOP, no other marks, no small words."""
+    if not re.fullmatch(r"([A-Za-z0-9]+ )+STOP", text.strip()):
         return False
     sentences = [part.split() for part in re.split(r"\bSTOP\b", text.strip())[:-1]]
     words = {word.lower() for sentence in sentences for word in sentence}
@@ -211,13 +222,5 @@ def style_score(texts: Sequence[str]) -> float:
     return sum(map(is_telegram, texts)) / len(texts)
 
 
-def _all_rows(split: Split) -> list[dict[str, str]]:
-    rows = []
-    for phrasing, who, (news, plans) in product(PHRASINGS[split], ADDRESSEES[split], TOPICS[split]):
-        parts = {"news": news.split(", "), "plan": plans.split(", "), "wish": WISHES[split]}
-        used = [name for name in parts if f"{{{name}}}" in phrasing]
-        for chosen in product(*(parts[name] for name in used)):
-            said = phrasing.format(who=who, **dict(zip(used, chosen, strict=True)))
-            instruction = said[0].upper() + said[1:]
-            rows.append({"instruction": instruction, "input": "", "output": telegram(chosen)})
-    return rows
+def _list(split: Split, name: str) -> list[str]:
+    return WORDS[split][name].split(", ")

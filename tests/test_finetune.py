@@ -24,6 +24,7 @@ from llama_adapter_edu.finetune import (
     training_batches,
 )
 from llama_adapter_edu.profiles import PROFILES
+from llama_adapter_edu.sharding import shard_base
 from llama_adapter_edu.training_step import Rows, accumulate_gradients, micro_batches
 
 NUMBERS = [4, 0, 9, 2, 7, 1, 5]
@@ -227,26 +228,32 @@ def test_save_every_out_of_range():
         finetune(tiny_model(), TOKENIZER, tiny_rows(), save_every=0, progress=False)
 
 
-def launch(folder, n_processes, resume):
+def launch(folder, n_processes, way):
     """The tiny run in so many processes; returns what the main one wrote."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(n_processes)]
-    command += [str(Path(__file__).with_name("processes_run.py")), str(folder)]
+    command += [str(Path(__file__).with_name("processes_run.py")), str(folder), way]
     folder.mkdir(exist_ok=True)
-    done = subprocess.run([*command, resume], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "facts.json").read_text())
 
 
-def test_two_processes_learn_what_one_learns(tmp_path):
+@pytest.mark.parametrize(("way", "base"), [("whole", "Tensor"), ("sharded", "DTensor")])
+def test_two_processes_learn_what_one_learns(tmp_path, way, base):
     """13 rows in batches of 5, micro-batches of 2: uneven in every way."""
     options = {"rows": tiny_rows(n=13), "batch_size": 5, "micro_batch_size": 2, "steps": 6}
     one, model = tiny_run(**options)
-    two = launch(tmp_path / "two", 2, "resume")
-    assert two["processes"] == 2 and two["kind"] == "MULTI_CPU"
+    two = launch(tmp_path, 2, way)
+    assert (two["processes"], two["kind"], two["base"]) == (2, "MULTI_CPU", base)
     assert two["losses"] == pytest.approx(one.losses, abs=1e-5)
-    adapter = load_adapter(tiny_model(adapter=False), tmp_path / "two" / "adapter")
+    adapter = load_adapter(tiny_model(adapter=False), tmp_path / "adapter")
     for number, prompt in adapter_prompts(model, "default").items():
         other = adapter_prompts(adapter, "default")[number]
         torch.testing.assert_close(other.prompts, prompt.prompts, atol=1e-4, rtol=1e-4)
-    assert [p.name for p in (tmp_path / "two" / "run").glob("step-*")] == ["step-000006"]
+    assert [p.name for p in (tmp_path / "run").glob("step-*")] == ["step-000006"]
+
+
+def test_one_process_has_nobody_to_share_with():
+    with pytest.raises(RuntimeError, match="start several"):
+        shard_base(tiny_model())

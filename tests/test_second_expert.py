@@ -6,8 +6,8 @@ from llama_adapter_edu.home_commands import generate
 from llama_adapter_edu.telegrams import (
     ADDRESSEES,
     PHRASINGS,
-    TOPICS,
     WISHES,
+    WORDS,
     is_telegram,
     style_score,
     telegram,
@@ -25,9 +25,15 @@ def test_every_expected_answer_has_the_style_and_every_instruction_is_new(split)
     assert style_score(rows["instruction"][:]) == 0.0
 
 
-@pytest.mark.parametrize("parts", [TOPICS, ADDRESSEES, WISHES, PHRASINGS])
+@pytest.mark.parametrize("parts", [ADDRESSEES, WISHES, PHRASINGS])
 def test_the_splits_share_nothing(parts):
     used = [{repr(item) for item in parts[split]} for split in SPLITS]
+    assert not used[0] & used[1] and not used[0] & used[2] and not used[1] & used[2]
+
+
+@pytest.mark.parametrize("kind", WORDS["train"])
+def test_the_splits_share_no_thing_no_person_no_fact_and_no_plan(kind):
+    used = [set(WORDS[split][kind].split(", ")) for split in SPLITS]
     assert not used[0] & used[1] and not used[0] & used[2] and not used[1] & used[2]
 
 
@@ -49,11 +55,11 @@ def test_what_there_is_not(split, n):
 
 def test_a_telegram_by_hand():
     said = ["the ferry is cancelled because of fog", "I will stay at the old inn"]
-    assert telegram(said) == "FERRY CANCELLED BECAUSE OF FOG STOP STAY AT OLD INN STOP"
+    assert telegram(said) == "ferry cancelled because of fog STOP stay at old inn STOP"
 
 
 @pytest.mark.parametrize(
-    "text", ["PARIS STOP", "TRAIN 3 HOURS LATE STOP", " A1 STOP B STOP C STOP ", "DO NOT WAIT STOP"]
+    "text", ["Paris STOP", "train 3 hours late STOP", " A1 STOP B STOP c STOP ", "DO NOT WAIT STOP"]
 )
 def test_the_style(text):
     assert is_telegram(text)
@@ -62,7 +68,7 @@ def test_the_style(text):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("Paris stop", "small letters"),
+        ("Paris stop", "STOP in small letters"),
         ("PARIS", "no STOP"),
         ("PARIS STOP FRANCE", "does not end in STOP"),
         ("STOP", "an empty sentence"),
