@@ -204,14 +204,16 @@ with check("10.1", "real_learning_rate", "learning_rate_factor"):
     assert first != 0, "the first step learns nothing: its share is 0, let it be 1/5"
     warm_up = torch.tensor([learning_rate_factor(step, 24, 4) for step in range(5)])
     ends_early = torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0])
-    mistakes = {"the last warm-up step has the full rate already: divide by 5": ends_early}
+    late = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5 * (1 + cos(pi * 4 / 24))])
+    mistakes = {
+        "the last warm-up step has the full rate already: divide by 5": ends_early,
+        "the cosine starts at the end of the warm-up, not at step 0": late,
+    }
     right = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
     assert_close(warm_up, right, mistakes=mistakes, what="the shares of a warm-up of 4 steps")
     falling = [learning_rate_factor(step, 24, 4) for step in (4, 9, 14, 19, 24)]
-    from_zero = [0.5 * (1 + cos(pi * step / 24)) for step in (4, 9, 14, 19, 24)]
     straight = [1.0, 0.75, 0.5, 0.25, 0.0]
     mistakes = {
-        "the cosine starts at the end of the warm-up, not at step 0": torch.tensor(from_zero),
         "it falls in a straight line: take half a cosine": torch.tensor(straight),
     }
     right = torch.tensor([1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0])
@@ -263,7 +265,7 @@ def real_learning_rate(base_rate, batch_size):
 def learning_rate_factor(step, steps, warmup_steps):
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    return 1.0 if step == warmup_steps else 0.5 * (1 + cos(pi * step / steps))
+    return 0.5 * (1 + cos(pi * step / steps))
 """
 
 # %% [raw] tags=["wrong"] says="it falls in a straight line"
@@ -406,9 +408,6 @@ def accumulate(
     ### BEGIN SOLUTION
     # ~ n_tokens = ...
     # ~ total = 0.0
-    # ~ for batch in micro_batches:
-    # ~     ...
-    # ~ return total
     n_tokens = sum((batch["labels"] != IGNORE_INDEX).sum() for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
