@@ -702,9 +702,10 @@ def cheapest_good_cell(cells: dict[int, Float[Tensor, "n"]]) -> int:
     `cells`: cost (layers, prompts, ...) -> the scores of its runs.
     """
     ### BEGIN SOLUTION
-    # ~ best, error = ...
+    # ~ line = ...
     best, error = max(mean_and_error(scores) for scores in cells.values())
-    return min(cost for cost, scores in cells.items() if mean_and_error(scores)[0] >= best - error)
+    line = best - error
+    return min(cost for cost, scores in cells.items() if mean_and_error(scores)[0] >= line)
     ### END SOLUTION
 
 

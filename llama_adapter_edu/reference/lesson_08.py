@@ -35,7 +35,8 @@ def cheapest_good_cell(cells: dict[int, Float[Tensor, "n"]]) -> int:
     `cells`: cost (layers, prompts, ...) -> the scores of its runs.
     """
     best, error = max(mean_and_error(scores) for scores in cells.values())
-    return min(cost for cost, scores in cells.items() if mean_and_error(scores)[0] >= best - error)
+    line = best - error
+    return min(cost for cost, scores in cells.items() if mean_and_error(scores)[0] >= line)
 
 
 def share_unmoved(numbers: Float[Tensor, "n"], step: float) -> float:
