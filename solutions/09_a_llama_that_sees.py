@@ -793,16 +793,19 @@ for kind, digit in sorted(HELD_OUT):
     print(f"{kind:7} {digit}: most frequent answer {max(said, key=said.count)!r}")
 
 # %% [markdown]
-# It fails. On "even or odd" it is near a coin toss. On "which number comes after it" it is never
-# right, after the long training neither. It says what comes after *another* digit. One reason may
-# be: `four` and `nine` are the answers to this question for three and eight only, so in training
-# they were never an answer to it. The prompts have learnt which words this question wants, and
-# these two are not among them. That the frozen Llama can count does not help. A high number on
+# It fails. On "even or odd" it does not do much better than a coin. On "which number comes after it"
+# it is never right, and the long training did not help: 0 % there too. Look at what it says: most
+# often the digit itself. It answers the question that it was trained on for this picture.
+#
+# One reason may be this: `four` and `nine` are the answers to this question for three and eight only.
+# So in training they were never an answer to it. The prompts learnt which words this question wants,
+# and these two are not among them. That the frozen Llama can count does not help. A high number on
 # unseen *pictures* says nothing about unseen *combinations*. Hold some out, always.
 #
 # ## Ask a picture yourself
 #
 # `generate` takes `images` like any other input. Change the numbers of the pictures, or the question.
+# Each question is answered on its own, so on a hard picture the answers need not agree.
 
 # %% tags=["nbval-ignore-output"]
 # alt: Three test pictures; under each of them the Llama's answers to the three questions.
@@ -819,6 +822,7 @@ for ax, number in zip(axes, chosen, strict=True):
     ax.imshow(test_images[number], cmap="gray_r")
     ax.axis("off")
     ax.set_title("\n".join(answers), fontsize=10)
+    ax.text(3.5, 8.0, f"labelled {test_digits[number]}", ha="center", va="center", fontsize=9)
 plt.show()
 
 # %% [markdown]
