@@ -798,10 +798,10 @@ for name, forget_at in {"kept": None, "forgotten at step 3": 3}.items():
     print(f"{name:20}", ", ".join(f"{loss:.3f}" for loss in six_steps(forget_at)))
 
 # %% [markdown]
-# From there on it is another run. So the state is three things: what trains, the optimiser's state, the number of steps done. And
-# the file must be whole at every moment. If the power fails while you write, the earlier file must
-# still be there. The remedy is old: write beside it, then **rename**. A rename happens entirely or
-# not at all.
+# From there on it is another run. So the state is three things: what trains, the optimiser's state,
+# the number of steps done. And the file must be whole at every moment. If the power fails while you
+# write, the earlier file must still be there. The remedy is old: write beside it, then **rename**.
+# A rename happens entirely or not at all.
 #
 # One warning. `torch.save` writes pickles, and a pickle can hold code that runs when it is read.
 # `torch.load(path, weights_only=True)` reads tensors, numbers and containers, and refuses the rest.
