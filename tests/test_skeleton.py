@@ -73,7 +73,7 @@ def test_the_readme_names_every_lesson_and_only_real_commands():
         assert f"notebooks/{notebook.name}" in README
         assert f"solutions/{notebook.stem}.py" in README
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)", README):
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
