@@ -1,184 +1,136 @@
-"""Adapters on disk: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+"""Adapters on disk: `save_adapter` and `load_adapter`, in this library's format and in others'.
 
-The file holds, per adapted layer, `layers.{i}.prompts` (p m) and `layers.{i}.gate` (h, or 1), in
-float32, and nothing of the base model. Everything is checked before the model is touched.
+What the formats hold is in `own_format.py`, `peft_format.py`, `lit_format.py` and
+`official_format.py`. Whatever is loaded is checked before the model is touched.
 """
 
-import json
 import os
-import tempfile
-from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapt import (
-    AdaptionPromptConfig,
-    adapter_configs,
-    adapter_prompts,
-    add_adaption_prompts,
-    check_new_adapter,
-)
-from llama_adapter_edu.attention_interface import attention_layers, decoder_of
+from llama_adapter_edu._hub_download import base_name, download_adapter, is_hub_id
+from llama_adapter_edu.adapt import adapter_configs, check_new_adapter
+from llama_adapter_edu.adapter_files import AdapterFileError, read_json, read_pickled, write_files
+from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, put_into, weights_of
+from llama_adapter_edu.attention_interface import attention_layers
+from llama_adapter_edu.lit_format import LITGPT_FILE, from_lit, is_lit, to_lit_llama, to_litgpt
+from llama_adapter_edu.official_format import PROMPTS as OFFICIAL_PROMPTS
+from llama_adapter_edu.official_format import load_official_adapter
+from llama_adapter_edu.own_format import CONFIG_FILE, WEIGHTS_FILE, from_own, to_own
+from llama_adapter_edu.peft_format import from_peft, to_peft
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-FORMAT = "llama_adapter_edu/1"
-
-
-class AdapterFileError(ValueError):
-    """A saved adapter cannot be used; the message says which file, why, and what to do."""
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "AdapterFileError",
+    "load_adapter",
+    "load_official_adapter",
+    "save_adapter",
+]
 
 
 def save_adapter(
-    model: PreTrainedModel, folder: str | os.PathLike, adapter_name: str | None = None
+    model: PreTrainedModel,
+    folder: str | os.PathLike,
+    adapter_name: str | None = None,
+    format: str = "llama_adapter_edu",
+    *,
+    base_model: str | None = None,
 ) -> Path:
     """Write one adapter, the active one if no name is given, and nothing of the base model.
 
-    Both files are written beside their place and then moved there, so a save that is interrupted
+    The files are written beside their place and then moved there, so a save that is interrupted
     leaves an earlier one whole.
+
+    Args:
+        format: "llama_adapter_edu", "peft", "litgpt" or "lit-llama". The others have no tanh:
+            what it makes of a gate is stored. PEFT has one gate a layer: adapters whose heads have
+            different gates are refused.
+        base_model: the base model's id on the hub, kept in the settings for `from_pretrained`. Not
+            needed if the model was loaded by it.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: the model has no such adapter.
+        ValueError: the model has no such adapter, there is no such format, or it cannot hold this
+            adapter; the message says what would be lost.
         OSError: the folder cannot be written (disk full, read-only); earlier files are intact.
     """
     name = adapter_name or getattr(getattr(model, "adapter_state", None), "active", None)
     if name is None:
         raise ValueError("the model has no active adapter to save: add one, or pass adapter_name.")
-    prompts = adapter_prompts(model, name)
-    tensors = {
-        f"layers.{number}.{part}": tensor.detach().cpu().contiguous()
-        for number, prompt in prompts.items()
-        for part, tensor in prompt.named_parameters()
-    }
-    config = {"format": FORMAT, **asdict(adapter_configs(model)[name]), "base": _base(model)}
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {
-        WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
-        CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
-    }
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as unfinished:
-        for file, content in written.items():
-            with open(Path(unfinished, file), "wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-        for file in written:
-            os.replace(Path(unfinished, file), folder / file)
-    return folder
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {tuple(FORMATS)}, got {format!r}.")
+    weights = weights_of(model, name)
+    if format != "llama_adapter_edu" and name in getattr(model, "vision", {}):
+        raise ValueError(f"{format} holds no image encoder: what adapter {name!r} sees were lost.")
+    return write_files(folder, FORMATS[format](model, weights, base_model or base_name(model)))
 
 
 def load_adapter(
-    model: PreTrainedModel, folder: str | os.PathLike, adapter_name: str = "default"
+    model: PreTrainedModel, source: str | os.PathLike, adapter_name: str = "default"
 ) -> PreTrainedModel:
     """Add a saved adapter to a base model of the same shape, in place, and make it the active one.
 
+    Args:
+        source: what `save_adapter` wrote in any format, or PEFT, litgpt or lit-llama: a folder or
+            a `.pth` file. Or the id of such a folder on the Hugging Face hub, as "owner/name".
+
     Raises:
-        FileNotFoundError: the folder or one of its files does not exist.
+        FileNotFoundError: the folder, one of its files, or the repository does not exist.
         AdapterFileError: a file is corrupt, keys or shapes are not what the settings say, or the
             adapter was made for another base model.
-        ValueError: the model already has an adapter of that name.
+        ValueError: the model already has an adapter of that name, or the id is malformed.
+        PermissionError, ConnectionError: the repository needs a login; the hub does not answer.
         In each case the model is as it was.
     """
-    folder = Path(folder)
-    config, base = _read_config(folder / CONFIG_FILE)
-    tensors = _read_weights(folder / WEIGHTS_FILE)
-    layers = attention_layers(model)
-    if base != _base(model):
+    attention_layers(model)
+    weights = _read(_on_this_computer(source), model)
+    n_layers = base_shape(model)["num_hidden_layers"]
+    check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
+    return put_into(model, weights, adapter_name)
+
+
+def _on_this_computer(source: str | os.PathLike) -> Path:
+    return download_adapter(source) if is_hub_id(source) else Path(os.path.expanduser(source))
+
+
+def _read(path: Path, model: PreTrainedModel) -> AdapterWeights:
+    """The adapter in a folder or file, whichever format it is in."""
+    lit_file = path if path.is_file() else path / LITGPT_FILE
+    config_file = path / CONFIG_FILE
+    if lit_file.is_file():
+        if config_file.exists():
+            raise AdapterFileError(
+                f"{path} holds two adapters, {CONFIG_FILE} and {LITGPT_FILE}. Pass {lit_file}, or "
+                "move that file to a folder of its own."
+            )
+        return _read_pickled(lit_file, model)
+    if "peft_type" in read_json(config_file, "save_adapter"):
+        return from_peft(path, model)
+    return from_own(path, model)
+
+
+def _read_pickled(path: Path, model: PreTrainedModel) -> AdapterWeights:
+    tensors = read_pickled(path)
+    if OFFICIAL_PROMPTS in tensors:
         raise AdapterFileError(
-            f"{folder} was made for another base model: {_difference(base, _base(model))}. "
-            "Load the base it was trained on."
+            f"{path} is from the authors' repository and does not say whether its gates go through "
+            'tanh. Call load_official_adapter(model, path, gate_activation="tanh"), or "identity".'
         )
-    check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
-    _check_tensors(folder / WEIGHTS_FILE, tensors, _expected_shapes(model, config))
-
-    add_adaption_prompts(model, config, adapter_name)
-    with torch.no_grad():
-        for number, prompt in adapter_prompts(model, adapter_name).items():
-            for part, parameter in prompt.named_parameters():
-                parameter.copy_(tensors[f"layers.{number}.{part}"])
-    return model
-
-
-def _base(model: PreTrainedModel) -> dict:
-    """What of the base model an adapter depends on."""
-    config = decoder_of(model).config
-    return {
-        "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-    }
-
-
-def _difference(saved: dict, here: dict) -> str:
-    names = [name for name in {**saved, **here} if saved.get(name) != here.get(name)]
-    return ", ".join(f"{n} {saved.get(n)!r}, this model has {here.get(n)!r}" for n in names)
-
-
-def _read_config(path: Path) -> tuple[AdaptionPromptConfig, dict]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter in {path.parent}: {path.name} is missing.")
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-        base = saved.pop("base")
-        known = {field.name for field in fields(AdaptionPromptConfig)}
-        if set(saved) != known:
-            raise ValueError(f"settings {sorted(set(saved) ^ known)} are missing or unknown")
-        return AdaptionPromptConfig(**saved), dict(base)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    if not is_lit(tensors):
         raise AdapterFileError(
-            f"{path} is not the settings file of an adapter saved by save_adapter: {error!r}."
-        ) from error
+            f"{path} is no adapter file of litgpt, lit-llama or the authors: it holds "
+            f"{sorted(tensors)[:3]}."
+        )
+    return from_lit(path, tensors, model)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter in {path.parent}: {path.name} is missing.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise AdapterFileError(
-            f"{path} is corrupt or was cut short ({error}). Save or download the adapter again."
-        ) from error
-
-
-def _expected_shapes(
-    model: PreTrainedModel, config: AdaptionPromptConfig
-) -> dict[str, tuple[int, ...]]:
-    base = _base(model)
-    n_gates = base["num_attention_heads"] if config.gate == "per_head" else 1
-    n_layers = base["num_hidden_layers"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number in range(n_layers - config.adapter_layers, n_layers):
-        shapes[f"layers.{number}.prompts"] = (config.adapter_len, base["hidden_size"])
-        shapes[f"layers.{number}.gate"] = (n_gates,)
-    return shapes
-
-
-def _check_tensors(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple]) -> None:
-    """Refuse weights that are not exactly what the settings promise."""
-    problems = [f"{key} is missing" for key in shapes if key not in tensors]
-    problems += [f"{key} does not belong there" for key in tensors if key not in shapes]
-    for key in shapes.keys() & tensors.keys():
-        tensor = tensors[key]
-        if tuple(tensor.shape) != shapes[key]:
-            problems.append(f"{key} is {tuple(tensor.shape)}, expected {shapes[key]}")
-        elif tensor.dtype != torch.float32:
-            problems.append(f"{key} is {tensor.dtype}, expected torch.float32")
-        elif not tensor.isfinite().all():
-            problems.append(f"{key} holds NaN or infinity")
-    if problems:
-        shown = "; ".join(sorted(problems)[:4]) + ("; ..." if len(problems) > 4 else "")
-        raise AdapterFileError(f"{path} does not fit its settings or this model: {shown}.")
+FORMATS = {
+    "llama_adapter_edu": to_own,
+    "peft": to_peft,
+    "litgpt": to_litgpt,
+    "lit-llama": to_lit_llama,
+}

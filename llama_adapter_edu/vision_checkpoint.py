@@ -6,7 +6,6 @@ the projection, and the encoder unless it is frozen. Everything is checked befor
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -14,8 +13,13 @@ from safetensors.torch import save
 from torch import nn
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapter_files import (
+    AdapterFileError,
+    check_tensors,
+    read_safetensors,
+    write_files,
+)
 from llama_adapter_edu.attention_interface import decoder_of
-from llama_adapter_edu.checkpoint import AdapterFileError, _check_tensors, _read_weights
 from llama_adapter_edu.vision import ImagePrompt, add_vision, check_can_see, image_prompt_of
 
 CONFIG_FILE, WEIGHTS_FILE = "vision_config.json", "vision_model.safetensors"
@@ -46,17 +50,7 @@ def save_vision(
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
         CONFIG_FILE: (json.dumps(settings, indent=2) + "\n").encode(),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as unfinished:
-        for file, content in written.items():
-            with open(Path(unfinished, file), "wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-        for file in written:
-            os.replace(Path(unfinished, file), folder / file)
-    return folder
+    return write_files(folder, written)
 
 
 def load_vision(
@@ -83,10 +77,10 @@ def load_vision(
     if different := [name for name in here if saved.get(name) != here[name]]:
         listed = ", ".join(f"{n} {saved.get(n)!r}, here it is {here[n]!r}" for n in different)
         raise AdapterFileError(f"{folder} was made for something else: {listed}.")
-    tensors = _read_weights(folder / WEIGHTS_FILE)
+    tensors = read_safetensors(folder / WEIGHTS_FILE)
     expected = _trained(ImagePrompt(encoder, width))
     shapes = {name: tuple(parameter.shape) for name, parameter in expected.items()}
-    _check_tensors(folder / WEIGHTS_FILE, tensors, shapes)
+    check_tensors(folder / WEIGHTS_FILE, tensors, shapes)
     check_can_see(model, adapter_name)
 
     add_vision(model, encoder, adapter_name)
@@ -117,7 +111,7 @@ def _read_settings(path: Path) -> dict:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if settings.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise AdapterFileError(
             f"{path} is not the settings file written by save_vision: {error!r}."
         ) from error

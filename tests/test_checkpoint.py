@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
+    adapter_files,
     add_adaption_prompts,
-    checkpoint,
     load_adapter,
     load_llama,
     save_adapter,
@@ -116,7 +116,7 @@ def test_an_interrupted_save_leaves_the_earlier_one_whole(
 
     for prompt in adapter_prompts(adapted, "default").values():
         torch.nn.init.zeros_(prompt.gate)
-    monkeypatch.setattr(checkpoint.os, fails, full)
+    monkeypatch.setattr(adapter_files.os, fails, full)
     with pytest.raises(OSError, match="No space left"):
         save_adapter(adapted, saved)
     monkeypatch.undo()

@@ -1,0 +1,149 @@
+"""Files of adapters: written whole or not at all, and read without running what is in them."""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+SHOWN = 4  # of many problems with one file
+
+
+class AdapterFileError(ValueError):
+    """A saved adapter cannot be used; the message says which file, why, and what to do."""
+
+
+def write_files(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> Path:
+    """Write files beside their places, then move them there: earlier ones stay whole until then.
+
+    Returns:
+        the folder, made if need be.
+
+    Raises:
+        OSError: the folder cannot be written (disk full, read-only); earlier files are intact.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in contents:
+        if (folder / file).is_dir():
+            raise IsADirectoryError(f"{folder / file} is a folder. Expected to write a file there.")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as unfinished:
+        for file, content in contents.items():
+            with open(Path(unfinished, file), "wb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+        for file in contents:
+            os.replace(Path(unfinished, file), folder / file)
+    return folder
+
+
+def check_exists(path: Path) -> None:
+    """Raise FileNotFoundError unless there is such a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter in {path.parent}: {path.name} is missing.")
+
+
+def read_json(path: Path, writer: str) -> dict:
+    """The settings in a JSON file; `writer` names in errors who should have written it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AdapterFileError: it is no JSON object.
+    """
+    check_exists(path)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"expected an object, got {type(settings).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise not_settings(path, writer, error) from error
+    return settings
+
+
+def not_settings(path: Path, writer: str, error: Exception) -> AdapterFileError:
+    """The error of a settings file that is something else, or broken."""
+    return AdapterFileError(
+        f"{path} is not the settings file of an adapter saved by {writer}: {error!r}."
+    )
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AdapterFileError: it is no whole safetensors file.
+    """
+    check_exists(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _corrupt(path, error) from error
+
+
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save` wrote, alone or under "model"; no code in it is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AdapterFileError: it is no such file, is broken, or holds anything but plain CPU tensors.
+    """
+    check_exists(path)
+    try:
+        with zipfile.ZipFile(path) as content:
+            # What torch.save writes is not compressed; a small file that unpacks to a huge one is.
+            packed = [i.filename for i in content.infolist() if i.compress_type]
+        if packed:
+            raise ValueError(f"{packed[0]!r} in it is compressed")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes can fail anywhere: zipfile, torch and pickle beneath
+        reason = str(error).split("\n")[0]
+        raise _corrupt(path, f"{type(error).__name__}: {reason}") from error
+    saved = saved.get("model", saved) if isinstance(saved, Mapping) else saved
+    if not isinstance(saved, Mapping) or not all(map(_is_plain, saved.items())):
+        raise AdapterFileError(f"{path} holds something else than tensors by name.")
+    return {name: tensor.detach() for name, tensor in saved.items()}
+
+
+def _is_plain(item: tuple) -> bool:
+    name, tensor = item
+    plain = isinstance(name, str) and type(tensor) in (Tensor, torch.nn.Parameter)
+    return plain and tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
+def _corrupt(path: Path, reason: object) -> AdapterFileError:
+    return AdapterFileError(
+        f"{path} is corrupt or was cut short ({reason}). Save or download the adapter again."
+    )
+
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+) -> None:
+    """Raise AdapterFileError unless these are exactly the tensors that are expected, and finite."""
+    problems = [f"{key} is missing" for key in shapes if key not in tensors]
+    problems += [f"{key} does not belong there" for key in tensors if key not in shapes]
+    for key in shapes.keys() & tensors.keys():
+        tensor = tensors[key]
+        if tuple(tensor.shape) != shapes[key]:
+            problems.append(f"{key} is {tuple(tensor.shape)}, expected {shapes[key]}")
+        elif tensor.dtype not in dtypes:
+            problems.append(f"{key} is {tensor.dtype}, expected {dtypes[0]}")
+        elif not tensor.float().isfinite().all():
+            problems.append(f"{key} holds NaN or infinity")
+    if problems:
+        shown = "; ".join(sorted(problems)[:SHOWN]) + ("; ..." if len(problems) > SHOWN else "")
+        raise AdapterFileError(f"{path} does not fit its settings or this model: {shown}.")

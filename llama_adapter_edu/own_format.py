@@ -1,0 +1,95 @@
+"""This library's files of an adapter: `adapter_config.json` and `adapter_model.safetensors`.
+
+    layers.{i}.prompts    (p m)       of each adapted layer, 0 at the bottom, in float32
+    layers.{i}.gate       (h), or (1) for "per_layer"
+
+The settings are those of `AdaptionPromptConfig`, the shape of the base model, and its id on the hub
+where it is known.
+"""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.adapt import AdaptionPromptConfig
+from llama_adapter_edu.adapter_files import (
+    AdapterFileError,
+    check_tensors,
+    not_settings,
+    read_json,
+    read_safetensors,
+)
+from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, top_layers
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+FORMAT = "llama_adapter_edu/1"
+
+
+def to_own(
+    model: PreTrainedModel, weights: AdapterWeights, base_model: str | None
+) -> dict[str, bytes]:
+    """The content of the two files, by file name."""
+    config = {"format": FORMAT, **asdict(weights.config), "base": base_shape(model)}
+    if base_model:
+        config["base_model"] = base_model
+    tensors = {f"layers.{number}.prompts": prompts for number, prompts in weights.prompts.items()}
+    tensors |= {f"layers.{number}.gate": gate for number, gate in weights.gates.items()}
+    return {
+        WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
+        CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+    }
+
+
+def from_own(folder: Path, model: PreTrainedModel) -> AdapterWeights:
+    """The adapter in a folder, for this model.
+
+    Raises:
+        FileNotFoundError: one of the files does not exist.
+        AdapterFileError: a file is corrupt, or does not fit its settings or the model.
+    """
+    config, base = _read_config(folder / CONFIG_FILE)
+    tensors = read_safetensors(folder / WEIGHTS_FILE)
+    shape = base_shape(model)
+    if base != shape:
+        raise AdapterFileError(
+            f"{folder} was made for another base model: {_difference(base, shape)}. "
+            "Load the base it was trained on."
+        )
+    try:
+        layers = top_layers(model, config.adapter_layers)
+    except ValueError as error:
+        raise not_settings(folder / CONFIG_FILE, "save_adapter", error) from error
+    n_gates = shape["num_attention_heads"] if config.gate == "per_head" else 1
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in layers:
+        shapes[f"layers.{number}.prompts"] = (config.adapter_len, shape["hidden_size"])
+        shapes[f"layers.{number}.gate"] = (n_gates,)
+    check_tensors(folder / WEIGHTS_FILE, tensors, shapes)
+    prompts, gates = (
+        {number: tensors[f"layers.{number}.{part}"] for number in layers}
+        for part in ("prompts", "gate")
+    )
+    return AdapterWeights(config, prompts, gates)
+
+
+def _difference(saved: dict, here: dict) -> str:
+    names = [name for name in {**saved, **here} if saved.get(name) != here.get(name)]
+    return ", ".join(f"{n} {saved.get(n)!r}, this model has {here.get(n)!r}" for n in names)
+
+
+def _read_config(path: Path) -> tuple[AdaptionPromptConfig, dict]:
+    saved = read_json(path, "save_adapter")
+    try:
+        if saved.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        base = saved.pop("base")
+        saved.pop("base_model", None)
+        known = {field.name for field in fields(AdaptionPromptConfig)}
+        if set(saved) != known:
+            raise ValueError(f"settings {sorted(set(saved) ^ known)} are missing or unknown")
+        return AdaptionPromptConfig(**saved), dict(base)
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_settings(path, "save_adapter", error) from error
