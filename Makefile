@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test lab lessons clean
+.PHONY: demo test test-oldest test-newest lab lessons clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -18,6 +18,28 @@ test: $(VENV)/ready  ## style, then all tests
 lab: $(VENV)/ready  ## open the lessons in JupyterLab
 	$(RUN) -m jupyter lab notebooks/00_start_here.ipynb
 
+# The oldest and the newest versions, each in an environment of its own: make test-oldest
+# Another torch than the oldest or newest, say a smaller build:  make test-oldest TORCH=torch==2.13.0
+# The lessons themselves are proved with the pinned versions (make test), whose outputs they hold.
+TESTS ?= tests --ignore=tests/test_notebooks.py
+
+test-oldest: .venv-oldest/ready  ## the library's tests with the lower bounds of pyproject.toml
+	.venv-oldest/bin/python -m pytest $(TESTS)
+
+test-newest: .venv-newest/ready  ## the library's tests with the newest versions there are
+	.venv-newest/bin/python -m pytest $(TESTS)
+
+.venv-oldest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tools/lower_bounds.py $(TORCH) > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[dev]"
+	touch $@
+
+.venv-newest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade $(TORCH) -e ".[dev]"
+	touch $@
+
 lessons: $(VENV)/ready  ## build the notebooks from their masters
 	$(RUN) tools/build.py
 
@@ -29,4 +51,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-oldest .venv-newest runs
