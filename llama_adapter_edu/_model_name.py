@@ -43,7 +43,7 @@ def _check_folder(folder: Path) -> None:
     if "adapter_config.json" in files and "config.json" not in files:
         raise FileNotFoundError(
             f"{folder} holds an adapter, not a model. Load the model it was trained on, then call "
-            "load_adapter(model, folder)."
+            "load_adapter(model, folder); or from_pretrained(folder), which does both."
         )
     if "config.json" in files:
         _refuse_pickles(str(folder), files)
@@ -94,6 +94,11 @@ def _check_hub(name: str, cache_dir: str | os.PathLike | None) -> bool:
             f"({type(error).__name__}). Connect to the internet, or pass the folder of a model. "
             "load_llama() without a name needs no hub."
         ) from error
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise FileNotFoundError(
+            f"{name} holds an adapter, not a model. Load the model it was trained on, then call "
+            f"load_adapter(model, {name!r}); or from_pretrained({name!r}), which does both."
+        )
     if "config.json" not in files:
         raise FileNotFoundError(
             f"The repository {name} has no config.json: not a transformers model."

@@ -138,8 +138,8 @@ def model_card(
 # {repo_id.split("/")[1]}
 
 A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
-topmost {len(weights.prompts)} layers of [{base_model}](https://huggingface.co/{base_model}). It
-holds {trained:,} numbers and nothing of the base model.
+topmost {len(weights.prompts)} layers of [{base_model}](https://huggingface.co/{base_model}).
+It holds {trained:,} numbers and nothing of the base model.
 
 * Base model: [{base_model}](https://huggingface.co/{base_model})
 * Data: {data.strip()}
