@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test test-oldest test-newest lab lessons clean
+.PHONY: demo test test-oldest test-newest lab lessons site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -42,6 +42,19 @@ test-newest: .venv-newest/ready  ## the library's tests with the newest versions
 
 lessons: $(VENV)/ready  ## build the notebooks from their masters
 	$(RUN) tools/build.py
+
+site: $(VENV)/browser  ## build the course site, build/site/index.html
+	$(RUN) -m tools.site
+
+test-site: site  ## open every page of the site in Chromium
+	$(RUN) -m pytest browser/test_site.py
+
+test-jupyter: $(VENV)/browser  ## solve exercises in JupyterLab in Chromium; ARGS="-k 03" for one
+	$(RUN) -m pytest browser/test_jupyter.py $(ARGS)
+
+$(VENV)/browser: $(VENV)/ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,site,browser]"
+	touch $@
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \

@@ -1,0 +1,117 @@
+"""The course site's pages, before Sphinx reads them. `make test-site` tests the site itself."""
+
+import json
+
+import nbformat
+import pytest
+from course import ROOT
+
+from tools.master import read_lesson
+from tools.site import api, lessons, results
+from tools.site.__main__ import contents, site_links
+from tools.site.charts import Chart
+from tools.site.docstrings import to_rst
+
+
+@pytest.fixture
+def lesson():
+    return read_lesson(ROOT / "solutions" / "01_shapes.py")
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(ROOT / "notebooks" / "01_shapes.ipynb", as_version=4)
+
+
+def test_each_solution_stands_folded_behind_its_open_exercise(lesson, notebook):
+    page = lessons.lesson_page(lesson, notebook)
+    shown = [i for i, cell in enumerate(page.cells) if cell.source.startswith("<details class=")]
+    assert len(shown) == len(lesson.exercises) == 6
+    for place, exercise in zip(shown, lesson.exercises, strict=True):
+        assert "raise NotImplementedError" in page.cells[place - 1].source
+        assert lesson.solution(exercise).strip() in page.cells[place].source
+        assert "NotImplementedError" not in page.cells[place].source
+    assert len(notebook.cells) == len(page.cells) - 6 - 1
+    nbformat.validate(page)
+
+
+def test_a_notebook_with_other_exercises_than_its_master_is_refused(lesson, notebook):
+    missing = nbformat.from_dict(notebook)
+    tagged = [c for c in missing.cells if "exercise" in c.metadata.get("tags", [])]
+    tagged[-1].metadata["tags"] = []
+    with pytest.raises(ValueError, match="lacks an exercise"):
+        lessons.lesson_page(lesson, missing)
+    tagged[-1].metadata["tags"] = ["exercise"]
+    lesson.exercises.pop()
+    with pytest.raises(ValueError, match="too many exercises"):
+        lessons.lesson_page(lesson, missing)
+
+
+@pytest.mark.parametrize(
+    ("folder", "before", "after"),
+    [
+        ("", "[x](../notebooks/01_shapes.ipynb)", "[x](./lessons/01_shapes.ipynb)"),
+        ("", "[x](../solutions/01_shapes.py#a)", "[x](./lessons/01_shapes.ipynb#a)"),
+        ("teaching", "[x](../../notebooks/01_shapes.ipynb)", "[x](../lessons/01_shapes.ipynb)"),
+        ("", "![x](../solutions/figures/a.svg)", "![x](./figures/a.svg)"),
+        ("", "see [the readme](../README.md).", "see the readme."),
+        ("teaching", "[x](../glossary.md) [y](https://arxiv.org)", None),
+    ],
+)
+def test_links_out_of_the_docs_lead_to_pages_or_become_text(folder, before, after):
+    assert site_links(before, folder) == (after or before)
+
+
+def test_every_page_of_the_docs_is_in_the_contents(tmp_path):
+    for name in ("index.md", "glossary.md", "teaching/index.md", "api/index.md", "api/adapt.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pages = contents(tmp_path).split()
+    assert pages[-3:-1] == ["glossary", "teaching/index"]
+    assert pages.count("api/index") == 1 and "index" not in pages
+
+
+def test_pictures_and_lists_of_a_docstring_survive():
+    lines = to_rst(["Sum.", "", "    a ── b", "", "    c", "", "x, `y`: |x| and *y", "  more"])
+    assert lines[:7] == ["Sum.", "", "::", "", "        a ── b", "", "        c"]
+    assert lines[8:] == [r"- x, `y`: \|x\| and \*y", "  more", ""]
+    google = ["What.", "", "Args:", "    x: a number.", "", "    y: another.", "", "End: here."]
+    assert to_rst(google)[:-1] == google
+
+
+def test_each_public_module_has_a_page(tmp_path):
+    package = tmp_path / "library"
+    package.mkdir()
+    for name in ("heads", "_private", "__main__", "pytest_plugin"):
+        (package / f"{name}.py").write_text(f'"""What {name} has | more."""\n')
+    pages = api.api_pages(package, {"split": "heads"})
+    assert set(pages) == {"heads.md", "index.md"}
+    assert "library.heads" in pages["heads.md"]
+    assert r"[heads](heads.md) | What heads has \| more." in pages["index.md"]
+
+
+@pytest.mark.parametrize("name", ["ablations", "quality", "vision"])
+def test_stored_results_become_charts_with_their_numbers(name):
+    text = (ROOT / "llama_adapter_edu" / "results" / f"{name}.json").read_text(encoding="utf-8")
+    page, charts = results.page(name, text)
+    assert charts
+    assert page.count("](figures/") == len(charts)
+    for chart in charts:
+        assert chart.alt() in page and chart.table() in page
+        assert len(chart.alt().split(";")) == len(chart.rows)
+
+
+def test_results_without_a_reader_are_shown_whole():
+    page, charts = results.page("other", json.dumps({"seconds": 3}))
+    assert charts == [] and '"seconds": 3' in page
+
+
+def test_a_chart_says_its_numbers_in_words_and_is_drawn_alike_each_time(tmp_path):
+    chart = Chart("score", "Score", "exact match", {"ours": [0.5, 1.0], "bare": [0.0]})
+    assert chart.alt().endswith("Means: ours: 75.0 %; bare: 0.0 %.")
+    assert "| ours | 75.0 % | 50.0 % | 100.0 % | 2 |" in chart.table()
+    assert Chart("m", "", "memory", {}, unit="GB").show(2.5) == "2.50 GB"
+    assert Chart("n", "", "parameters", {}, unit="").show(173070) == "173,070"
+    for name in ("a", "b"):
+        chart.draw(tmp_path / f"{name}.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

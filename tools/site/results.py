@@ -1,0 +1,159 @@
+"""What the stored results say, as charts: one function for each file the benchmarks write."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tools.site.charts import Chart
+
+
+@dataclass(frozen=True)
+class Results:
+    """A page of results: what was run, on what, and the charts."""
+
+    title: str
+    text: str
+    conditions: dict[str, object]
+    charts: list[Chart]
+
+
+def quality(content: dict) -> Results:
+    """`quality.json`: adaption prompts beside PEFT's, LoRA and full fine-tuning."""
+    runs = defaultdict(lambda: defaultdict(list))
+    for name, run in content["runs"].items():
+        part, method, *_ = name.split("/")
+        runs[part][method].append(run)
+
+    def chart(part: str, name: str, title: str, key: str, measure: str, **style) -> Chart:
+        divide_by = style.pop("divide_by", 1)
+        rows = {
+            method: [run[key] / divide_by for run in done if run.get(key) is not None]
+            for method, done in runs[part].items()
+        }
+        rows = {method: values for method, values in sorted(rows.items()) if values}
+        return Chart(f"{part}-{name}", title, measure, rows, **style)
+
+    memory = {"divide_by": 1e9, "unit": "GB"}
+    charts = [
+        chart("methods", "score", "The same budget for every method", "exact_match", "exact match"),
+        chart(
+            "methods",
+            "size",
+            "Numbers that train",
+            "trainable_parameters",
+            "parameters",
+            unit="",
+            log=True,
+        ),
+        chart(
+            "speed",
+            "speed",
+            "Speed, alone on the machine",
+            "tokens_per_second",
+            "tokens per second",
+            unit="tokens/s",
+        ),
+        chart("speed", "memory", "Memory of the GPU", "peak_memory_bytes", "peak memory", **memory),
+        chart("bar", "score", "The whole fine-tuning", "exact_match", "exact match"),
+        chart("t4", "score", "The profile for a small GPU", "exact_match", "exact match"),
+        chart("telegrams", "style", "The second expert: telegrams", "style", "answers in style"),
+    ]
+    text = (
+        "Home commands to JSON: the share of unseen commands that are answered exactly right. "
+        "No room and no phrasing of the test occurs in training. Each method has the learning "
+        "rate that was best for it on the validation split."
+    )
+    return Results("Quality, size and speed", text, content["conditions"], _filled(charts))
+
+
+def ablations(content: dict) -> Results:
+    """`ablations.json`: one setting changed at a time."""
+    defaults = content["defaults"]
+    scores = defaultdict(list)
+    for run in content["runs"]:
+        scores[_whole(run["settings"], defaults)].append(run["exact_match"])
+    charts = []
+    for study, cells in content["studies"].items():
+        changed = list(dict.fromkeys(name for cell in cells for name in cell))
+        labels = {_label(cell, changed, defaults): _whole(cell, defaults) for cell in cells}
+        rows = {label: scores[cell] for label, cell in labels.items() if scores[cell]}
+        charts.append(Chart(study, study.replace("_", " ").capitalize(), "exact match", rows))
+    text = (
+        "Short fine-tunings on home commands: one default setting, and studies that change it. "
+        "Each run is one seed: other rooms, other first prompts, another order. Lesson 08 "
+        "discusses what is clear and what is not."
+    )
+    conditions = {k: v for k, v in content.items() if k not in ("runs", "studies", "defaults")}
+    return Results("What matters", text, {**conditions, **defaults}, _filled(charts))
+
+
+def vision(content: dict) -> Results:
+    """`vision.json`: a Llama that reads digits."""
+    titles = {
+        "seen_pairs": "Questions and digits that met in training",
+        "held_out_pairs": "Pairs of question and digit that never met",
+    }
+    charts = []
+    for part, title in titles.items():
+        rows = defaultdict(list)
+        for run in content["runs"]:
+            for question, accuracy in run[part].items():
+                rows[question].append(accuracy)
+        charts.append(Chart(part, title, "right answers", dict(rows)))
+    text = (
+        "Lesson 09's Llama answers questions about pictures of digits that are not in its "
+        "training: which digit it is, whether it is even, and which comes after it."
+    )
+    conditions = {k: v for k, v in content.items() if not isinstance(v, (dict, list))}
+    return Results(
+        "A Llama that sees", text, {**conditions, **content["settings"]}, _filled(charts)
+    )
+
+
+READERS: dict[str, Callable[[dict], Results]] = {
+    "quality": quality,
+    "ablations": ablations,
+    "vision": vision,
+}
+
+
+def page(name: str, text: str) -> tuple[str, list[Chart]]:
+    """The page of `name`.json, in Markdown, and the charts that it shows as `name`-chart.svg.
+
+    A file without a reader of its own is shown whole.
+    """
+    content = json.loads(text)
+    results = READERS[name](content) if name in READERS else Results(name, "", {}, [])
+    lines = [f"# {results.title}", "", results.text, "", *_conditions(results.conditions)]
+    for chart in results.charts:
+        lines += ["", f"## {chart.title}", "", f"![{chart.alt()}](figures/{name}-{chart.name}.svg)"]
+        lines += ["", chart.table()]
+    if name not in READERS:
+        lines += ["```json", json.dumps(content, indent=1), "```"]
+    lines += ["", f"All runs: {{download}}`{name}.json <data/{name}.json>`", ""]
+    return "\n".join(lines), results.charts
+
+
+def _conditions(conditions: dict[str, object]) -> Iterable[str]:
+    if conditions:
+        yield "| setting of all runs | value |\n|---|---|"
+        for key, value in conditions.items():
+            if value is not False:
+                yield f"| {key.replace('_', ' ')} | {value} |"
+
+
+def _filled(charts: Iterable[Chart]) -> list[Chart]:
+    return [chart for chart in charts if chart.rows]
+
+
+def _whole(settings: dict, defaults: dict) -> tuple:
+    """All settings of a run."""
+    return tuple({**defaults, **settings}.values())
+
+
+def _label(settings: dict, changed: list[str], defaults: dict) -> str:
+    """The settings that a study changes, as this cell has them."""
+    values = {**defaults, **settings}
+    label = ", ".join(f"{name}={values[name]}" for name in changed)
+    return label if settings else f"{label} (default)"
