@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adaption_prompt import GATE_ACTIVATIONS, AdaptionPrompt
 from llama_adapter_edu.attention_interface import AdapterState, attention_layers, switch_attention
+from llama_adapter_edu.base_support import check_uncut, compute_device
 
 GATES = ("per_head", "per_layer")
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -82,6 +83,7 @@ def add_adaption_prompts(
     """
     config = config or AdaptionPromptConfig()
     layers = attention_layers(model)
+    check_uncut(layers)
     check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
 
     if not hasattr(model, "adapter_state"):
@@ -101,7 +103,7 @@ def add_adaption_prompts(
             gate=config.gate,
             gate_activation=config.gate_activation,
             init_std=config.init_std,
-            device=next(attention.parameters()).device,
+            device=compute_device(attention),
         )
     model.adapter_state.configs[adapter_name] = config
     set_adapter(model, adapter_name)
@@ -111,7 +113,9 @@ def add_adaption_prompts(
 def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_layers: int) -> None:
     """Raise ValueError if the model cannot take this adapter under this name."""
     if not ADAPTER_NAME.fullmatch(name):
-        raise ValueError(f"adapter_name may hold letters, digits, '-' and '_', got {name!r}.")
+        raise ValueError(f"adapter_name may hold letters, digits, '-' and '_', got {name!r:.80}.")
+    if hasattr(nn.ModuleDict, name) or name in vars(nn.ModuleDict()):
+        raise ValueError(f"adapter_name {name!r} is a word that PyTorch uses. Choose another.")
     if name in taken:
         raise ValueError(
             f"the model already has an adapter named {name!r}: {taken[name]}. Choose another "
@@ -192,8 +196,9 @@ def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
     state = getattr(model, "adapter_state", AdapterState())
     if state.active is None:
         return torch.zeros(0, 0)
-    prompts = adapter_prompts(model, state.active).values()
-    return torch.stack([prompt.gate_opening.detach().cpu() for prompt in prompts])
+    openings = [p.gate_opening.detach() for p in adapter_prompts(model, state.active).values()]
+    # Layers may lie on several devices. One copy to the CPU: each would wait for the GPU.
+    return torch.stack([opening.to(openings[0].device) for opening in openings]).cpu()
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
