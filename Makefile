@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test test-oldest test-newest lab lessons site test-site test-jupyter clean
+.PHONY: demo test test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -40,8 +40,14 @@ test-newest: .venv-newest/ready  ## the library's tests with the newest versions
 	.venv-newest/bin/python -m pip install --quiet --upgrade $(TORCH) -e ".[dev]"
 	touch $@
 
-lessons: $(VENV)/ready  ## build the notebooks from their masters
+lessons: $(VENV)/ready  ## build notebooks, references and teaching notes from their masters
 	$(RUN) tools/build.py
+
+wheel: $(VENV)/ready  ## the library as one file, dist/*.whl: for Colab, or to install elsewhere
+	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+test-colab: $(VENV)/ready  ## three lessons with Colab's versions, alone; ARGS="01 02" for others
+	$(RUN) tools/colab_trial.py $(ARGS)
 
 site: $(VENV)/browser  ## build the course site, build/site/index.html
 	$(RUN) -m tools.site

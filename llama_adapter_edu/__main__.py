@@ -1,4 +1,4 @@
-"""The command line: `python -m llama_adapter_edu doctor | finetune | chat`.
+"""The command line: `python -m llama_adapter_edu doctor | progress | report | finetune | chat`.
 
 Nothing that takes time is imported before it is needed, so `--help` answers at once.
 """
@@ -12,6 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 when all went well, 1 on a failure, 2 on misuse."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # some consoles know no ✓
     try:
         return command(**options)
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
@@ -26,6 +28,18 @@ def _doctor() -> int:
     from llama_adapter_edu.doctor import doctor
 
     return doctor()
+
+
+def _progress(**options) -> int:
+    from llama_adapter_edu.saved_progress import show_progress
+
+    return show_progress(**options)
+
+
+def _report(**options) -> int:
+    from llama_adapter_edu.class_report import class_report
+
+    return class_report(**options)
 
 
 def _finetune(**options) -> int:
@@ -48,6 +62,23 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "is everything here that the course needs?"
     commands.add_parser("doctor", help=text, description=text).set_defaults(command=_doctor)
+
+    text = "which exercises are solved, and where to go on"
+    progress = commands.add_parser("progress", help=text, description=text)
+    progress.set_defaults(command=_progress)
+    what = "where your notebooks are (default: notebooks)"
+    progress.add_argument("folder", nargs="?", default="notebooks", metavar="FOLDER", help=what)
+
+    text = "for teachers: run a class's notebooks, one row a student. This runs the students' code"
+    report = commands.add_parser("report", help=text, description=text)
+    report.set_defaults(command=_report)
+    report.add_argument("folder", metavar="FOLDER", help="holds FOLDER/STUDENT/*.ipynb")
+    what = "the files' name without .csv and .html (default: class-report)"
+    report.add_argument("--output", default="class-report", metavar="NAME", help=what)
+    what = "that a notebook may take (default: 900)"
+    report.add_argument("--seconds", type=float, default=900, help=what)
+    what = "notebooks that run at the same time (default: 1)"
+    report.add_argument("--jobs", type=int, default=1, help=what)
 
     text = "a Llama learns home commands: train, compare before and after, save the adapter"
     job = commands.add_parser(

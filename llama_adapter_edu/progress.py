@@ -1,11 +1,12 @@
 """What a run of `pytest --nbval` says about each exercise; `progress_report.py` writes it down."""
 
-import ast
 import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from llama_adapter_edu.exercises import exercises
 
 MARKS = {"solved": "✓", "wrong": "✗", "not attempted": "○", "not judged": "?", "broken": "!"}
 IN_EXERCISE = "in exercise"  # a broken cell whose check tells about it
@@ -23,7 +24,6 @@ LINE = re.compile(r"^  at  (.*)", re.M)
 CELL_LINE = re.compile(r"^ *Cell In\[\d+\], line (\d+)", re.M)
 ARROW = re.compile(r"^Cell.*\n(?:(?!-+>).*\n)*?-+> *\d+ (.*)", re.M)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-REFERENCES = Path(__file__).with_name("reference")
 
 
 @dataclass
@@ -145,15 +145,9 @@ def _order(row: Row) -> tuple:
 
 
 def _exercises_of(rows: list[Row]) -> dict[str, str]:
-    """The exercises that the course knows of this lesson: {"1.2": "name"}; read, not imported."""
+    """The exercises that the course knows of this lesson: {"1.2": "name"}."""
     lesson = next((int(row.key.split(".")[0]) for row in rows if row.is_exercise), None)
-    path = REFERENCES / f"lesson_{lesson or 0:02d}.py"
-    if lesson is None or not path.is_file():
-        return {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "EXERCISES":
-            return ast.literal_eval(node.value)
-    return {}
+    return {} if lesson is None else exercises(lesson)
 
 
 def total(rows: list[Row]) -> str:

@@ -1,6 +1,7 @@
-"""The table of exercises as text for a terminal, as Markdown and as HTML."""
+"""The table of exercises as text for a terminal, as Markdown, as HTML and as JSON."""
 
 import html
+import json
 import textwrap
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>Progress</title>
+<title>{title}</title>
 <style>
 body {{ font-family: sans-serif; color-scheme: light dark; margin: 2em; }}
 th, td {{ text-align: left; vertical-align: top; padding: 0.2em 1em 0.2em 0; }}
@@ -59,17 +60,23 @@ def _markdown_row(cells) -> str:
 
 
 def as_html(lessons: Lessons) -> str:
-    body = ["<h1>Progress</h1>"]
-    for notebook, rows in lessons.items():
-        body += [f"<h2>{html.escape(notebook)}</h2>", f"<p>{total(rows)}.</p>", "<table>"]
-        body.append(_html_row('th scope="col"', "th", COLUMNS))
-        body += [_html_row("td", "td", _cells(row)) for row in rows]
-        body.append("</table>")
+    body = ["<h1>Progress</h1>", html_tables(lessons, level=2)]
     body.append(f"<p>All notebooks: {_grand_total(lessons)}.</p>")
-    return PAGE.format(body="\n".join(body))
+    return PAGE.format(title="Progress", body="\n".join(body))
 
 
-def _html_row(opening: str, closing: str, cells) -> str:
+def html_tables(lessons: Lessons, level: int) -> str:
+    """A heading of this level and a table for each notebook."""
+    body = []
+    for notebook, rows in lessons.items():
+        body += [f"<h{level}>{html.escape(notebook)}</h{level}>", f"<p>{total(rows)}.</p>"]
+        body += ["<table>", html_row('th scope="col"', "th", COLUMNS)]
+        body += [html_row("td", "td", _cells(row)) for row in rows]
+        body.append("</table>")
+    return "\n".join(body)
+
+
+def html_row(opening: str, closing: str, cells) -> str:
     return f"<tr>{''.join(f'<{opening}>{html.escape(cell)}</{closing}>' for cell in cells)}</tr>"
 
 
@@ -85,10 +92,15 @@ def _grand_total(lessons: Lessons) -> str:
     return total(list(chain.from_iterable(lessons.values())))
 
 
-WRITERS = {".md": as_markdown, ".html": as_html}
+def as_json(lessons: Lessons) -> str:
+    """A list with one object for each row, for programs."""
+    return json.dumps([vars(row) for rows in lessons.values() for row in rows], indent=1)
+
+
+WRITERS = {".md": as_markdown, ".html": as_html, ".json": as_json}
 
 
 def write(lessons: Lessons, target: Path) -> None:
-    """Write the table as Markdown or HTML, by the file's suffix."""
+    """Write the table as Markdown, HTML or JSON, by the file's suffix."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(WRITERS[target.suffix](lessons), encoding="utf-8")

@@ -27,7 +27,7 @@ NO_NBVAL = "--nbval needs the package nbval: pip install nbval ipykernel"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("llama_adapter_edu", "exercises of the course")
-    help_text = "with --nbval: write the table of exercises to FILE (.md or .html)"
+    help_text = "with --nbval: write the table of exercises to FILE (.md, .html, .json)"
     group.addoption("--progress-report", metavar="FILE", type=Path, help=help_text)
 
 

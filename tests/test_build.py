@@ -41,9 +41,9 @@ def test_building_writes_what_learners_open():
     assert "BEGIN SOLUTION" not in text
     assert "x.chunk(n_heads" not in text  # the answers stay in the master
     assert "    # YOUR CODE HERE\n    x_bhsd = ...\n    raise NotImplementedError" in text
-    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, 11))
-    assert "image/png" in code_cells(notebook)[6].outputs[0].data
-    assert code_cells(notebook)[6].outputs[0].metadata["image/png"]["alt"].startswith("A line")
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, 12))
+    assert "image/png" in code_cells(notebook)[7].outputs[0].data
+    assert code_cells(notebook)[7].outputs[0].metadata["image/png"]["alt"].startswith("A line")
     assert len(re.findall(r'<img alt="[^"<]+" src="data:image/svg\+xml;base64,\w+', text)) == 2
 
 
@@ -270,7 +270,7 @@ OUTPUTS = {
 @pytest.mark.parametrize(("outputs", "reason"), OUTPUTS.values(), ids=OUTPUTS)
 def test_an_output_that_must_not_be_stored_is_refused(heads, outputs, reason):
     notebook = make_notebook(heads)
-    code_cells(notebook)[3].outputs = outputs
+    code_cells(notebook)[4].outputs = outputs
     with pytest.raises(MasterError, match=r"90_heads.py, cell 12 \(torch.manual_seed") as error:
         clean_outputs(heads, notebook)
     assert reason in str(error.value)
@@ -278,15 +278,15 @@ def test_an_output_that_must_not_be_stored_is_refused(heads, outputs, reason):
 
 def test_several_pictures_in_a_cell_are_refused(heads):
     notebook = make_notebook(heads)
-    code_cells(notebook)[6].outputs = [PICTURE, PICTURE]
+    code_cells(notebook)[7].outputs = [PICTURE, PICTURE]
     with pytest.raises(MasterError, match="draws several pictures"):
         clean_outputs(heads, notebook)
 
 
 def test_output_in_pieces_is_stored_as_one(heads):
     notebook = make_notebook(heads)
-    code_cells(notebook)[3].outputs = [new_output("stream", text=text) for text in ("a", "b\n")]
-    [output] = code_cells(clean_outputs(heads, notebook))[3].outputs
+    code_cells(notebook)[4].outputs = [new_output("stream", text=text) for text in ("a", "b\n")]
+    [output] = code_cells(clean_outputs(heads, notebook))[4].outputs
     assert output.text == "ab\n"
 
 
@@ -329,10 +329,10 @@ STALE = {
         lambda nb: nb.cells[0].update(source="# Other"),
         "91_second.ipynb, cell 1 (# Fixture lesson 91: One exercise): source differ",
     ),
-    "id": (lambda nb: nb.cells[1].update(id="abc"), "cell 2 (from llama_adapter_edu"),
-    "tags": (lambda nb: nb.cells[5].update(metadata={}), "metadata differ"),
+    "id": (lambda nb: nb.cells[2].update(id="abc"), "cell 3 (from llama_adapter_edu"),
+    "tags": (lambda nb: nb.cells[6].update(metadata={}), "metadata differ"),
     "kernel": (lambda nb: nb.metadata.update(kernelspec={"name": "x"}), "the notebook's metadata"),
-    "fewer cells": (lambda nb: nb.cells.pop(), "6 cells, its master gives 7"),
+    "fewer cells": (lambda nb: nb.cells.pop(), "7 cells, its master gives 8"),
     "no output": (lambda nb: nb.cells[1].update(execution_count=None), "code cell 1 lacks"),
     "stderr": (
         lambda nb: nb.cells[1].outputs.append(new_output("stream", name="stderr", text="x")),

@@ -25,7 +25,7 @@ def test_help_and_the_package_load_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("doctor", "finetune", "chat"):
+    for command in ("doctor", "progress", "report", "finetune", "chat"):
         assert command in done.stdout
 
 

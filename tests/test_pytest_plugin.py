@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from llama_adapter_edu import progress, progress_report, pytest_plugin
+from llama_adapter_edu import exercises, progress, progress_report, pytest_plugin
 from llama_adapter_edu.progress import Row
 
 SOLVED = "def add_one(n):\n    return n + 1"
@@ -24,7 +24,7 @@ def notebooks() -> dict:
 
     def variant(answer: str, **metadata) -> nbformat.NotebookNode:
         notebook = copy.deepcopy(second)
-        notebook.cells[4].source = answer
+        notebook.cells[5].source = answer
         notebook.metadata.update(metadata)
         return notebook
 
@@ -32,7 +32,7 @@ def notebooks() -> dict:
     for number, cell in enumerate(colab.cells):
         del cell["id"]
         cell.metadata = nbformat.from_dict({"id": f"x{number}"})
-    colab.cells[5].update(execution_count=None, outputs=[new_output("stream", text="✗ old")])
+    colab.cells[6].update(execution_count=None, outputs=[new_output("stream", text="✗ old")])
     colab.nbformat_minor = 0
     wrong = variant("def add_one(n):\n    return abs(n) + 1")
     wrong.cells += [
@@ -77,8 +77,8 @@ EXPECTED = {
     "no_json.ipynb": "notebook ! broken no_json.ipynb is not a notebook: it is not JSON",
     "open.ipynb": "91.1 add_one ○ not attempted not solved yet. Fill in YOUR CODE HERE above",
     "vscode.ipynb": "91.1 add_one ✗ wrong SyntaxError: invalid syntax (line 2 of its cell)",
-    "wrong.ipynb": "91.1 add_one ✗ wrong add_one(-1) is 0 cell [5] ! broken IndexError: list index "
-    "out of range at numbers[3] cell [6] ! broken it prints or shows something else",
+    "wrong.ipynb": "91.1 add_one ✗ wrong add_one(-1) is 0 cell [6] ! broken IndexError: list index "
+    "out of range at numbers[3] cell [7] ! broken it prints or shows something else",
 }
 
 
@@ -141,9 +141,9 @@ def test_rows_are_sorted_by_number_with_broken_cells_last():
 
 def test_an_exercise_whose_check_is_gone_is_not_forgotten(monkeypatch, tmp_path):
     """The lesson's exercises are read from its reference, which is not imported."""
-    monkeypatch.setattr(progress, "REFERENCES", tmp_path)
-    exercises = "EXERCISES = {'81.1': 'split', '81.3': 'merge'}\nx = 1/0\n"
-    (tmp_path / "lesson_81.py").write_text(exercises)
+    monkeypatch.setattr(exercises, "REFERENCES", tmp_path)
+    known = "EXERCISES = {'81.1': 'split', '81.3': 'merge'}\nx = 1/0\n"
+    (tmp_path / "lesson_81.py").write_text(known)
     [_, _, missing] = progress.table(ROWS)["a.ipynb"]
     assert (missing.key, missing.status, missing.reason) == (
         "81.3",

@@ -1,7 +1,8 @@
-"""Builds the course: solutions/NN_name.py -> notebooks/NN_name.ipynb and the reference modules.
+"""Builds the course from solutions/NN_name.py: notebooks, reference modules, teaching notes.
 
 python tools/build.py            all lessons
 python tools/build.py 01 03      lessons 01 and 03
+python tools/build.py --texts    all but the notebooks, without a kernel
 python tools/build.py --check    compare what is committed with the masters, without a kernel
 """
 
@@ -21,6 +22,7 @@ from tools.master import read_lesson  # noqa: E402
 from tools.notebook import copy_output, make_notebook, notebook_path, write_text  # noqa: E402
 from tools.reference import reference_path, reference_text  # noqa: E402
 from tools.run import run_solved  # noqa: E402
+from tools.teaching import teaching_path, teaching_text  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lessons", nargs="*", metavar="NN", help="lesson numbers; default: all")
     parser.add_argument("--check", action="store_true", help="only compare; needs no kernel")
+    parser.add_argument("--texts", action="store_true", help="leave the notebooks as they are")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     root = options.root.resolve()
@@ -35,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         return _report(stale(root, masters, everything=not options.lessons))
     try:
-        texts = _make([read_lesson(path) for path in masters], root)
+        lessons = [read_lesson(path) for path in masters]
+        texts = _make_texts(lessons, root)
+        texts |= {} if options.texts else _make_notebooks(lessons, root)
     except MasterError as error:
         return _report([str(error), "nothing was written; CONTRIBUTING.md has the rules"])
     for path, text in texts.items():
@@ -54,9 +59,14 @@ def _masters(root: Path, numbers: list[str]) -> list[Path]:
     return [path for path in found if not numbers or path.name[:2] in numbers]
 
 
-def _make(lessons: list[Lesson], root: Path) -> dict[Path, str]:
-    """The texts of all files, in memory: a mistake leaves every file as it was."""
+def _make_texts(lessons: list[Lesson], root: Path) -> dict[Path, str]:
+    """In memory, as all that is made: a mistake leaves every file as it was."""
     texts = {reference_path(root, lesson): reference_text(lesson, root) for lesson in lessons}
+    return texts | {teaching_path(root, lesson): teaching_text(lesson) for lesson in lessons}
+
+
+def _make_notebooks(lessons: list[Lesson], root: Path) -> dict[Path, str]:
+    texts = {}
     for lesson in lessons:
         start = time.monotonic()
         ran = run_solved(lesson, make_notebook(lesson, lesson.solutions()))

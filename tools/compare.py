@@ -9,6 +9,7 @@ from tools.lesson import MasterError
 from tools.master import read_lesson
 from tools.notebook import code_cells, make_notebook, notebook_path
 from tools.reference import reference_path, reference_text
+from tools.teaching import teaching_path, teaching_text
 
 
 def stale(root: Path, masters: list[Path], everything: bool) -> list[str]:
@@ -21,12 +22,16 @@ def stale(root: Path, masters: list[Path], everything: bool) -> list[str]:
         except MasterError as error:
             problems.append(str(error))
             continue
-        expected |= {notebook_path(root, lesson), reference_path(root, lesson)}
-        problems += _compare_text(reference_path(root, lesson), reference)
+        texts = {reference_path(root, lesson): reference}
+        texts[teaching_path(root, lesson)] = teaching_text(lesson)
+        expected |= {notebook_path(root, lesson), *texts}
+        for path, text in texts.items():
+            problems += _compare_text(path, text)
         problems += _compare_file(notebook_path(root, lesson), make_notebook(lesson))
     if everything and not problems:
         found = {*root.glob("notebooks/*.ipynb")}
         found |= {*root.glob("llama_adapter_edu/reference/lesson_*.py")}
+        found |= {*root.glob("docs/teaching/[0-9][0-9].md")}
         problems += [f"{_name(path)}: has no master" for path in sorted(found - expected)]
     return problems
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from tools.colab import Settings
 from tools.regions import solve
 
 
@@ -41,6 +42,7 @@ class Lesson:
     number: int
     cells: list[NotebookNode]  # with .number (from 1, in the master) and .tags
     exercises: list[Exercise]
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ import jupytext
 from nbformat import NotebookNode
 
 from tools import code_rules, names, text_rules
+from tools.colab import read_settings, setup_cell
 from tools.lesson import Exercise, Lesson, MasterError
 from tools.regions import blank, solve
 
@@ -25,7 +26,11 @@ def read_lesson(path: Path) -> Lesson:
     text = path.read_text(encoding="utf-8")
     if text.startswith("# ---"):
         raise MasterError(path, "a master has no YAML header; start with `# %% [markdown]`")
-    reader = _Reader(Lesson(path, int(file_name[1]), [], []))
+    try:
+        settings = read_settings(path.resolve().parents[1])
+    except ValueError as error:
+        raise MasterError(path, str(error)) from None
+    reader = _Reader(Lesson(path, int(file_name[1]), [], [], settings))
     for number, cell in enumerate(jupytext.reads(text, fmt="py:percent").cells, start=1):
         reader.read(number, cell)
     for rule in (_alone, text_rules.headings, code_rules.answers, code_rules.shared_names):
@@ -52,6 +57,8 @@ class _Reader:
             self._read_answer()
             return
         self.lesson.cells.append(cell)
+        if number == 1:
+            self._add_setup()
         if cell.cell_type == "markdown":
             self._refuse_if(text_rules.images(cell.source, self.lesson.path.parent))
         else:
@@ -60,6 +67,12 @@ class _Reader:
             self._refuse_if(text_rules.card(cell.source))
         if "check" in cell.tags:
             self._read_check()
+
+    def _add_setup(self) -> None:
+        """Below the title, before everything that needs the course."""
+        cell = setup_cell(self.lesson.settings)
+        cell.number = self.cell.number
+        self.lesson.cells.append(cell)
 
     def _read_code(self) -> None:
         try:

@@ -11,6 +11,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from tools.colab import badge, machine
 from tools.lesson import Lesson
 from tools.regions import blank
 from tools.text_rules import IMAGE, PICTURE_KINDS
@@ -25,13 +26,22 @@ def make_notebook(lesson: Lesson, answers: Mapping[str, str] | None = None) -> N
     for number, cell in enumerate(lesson.cells):
         if cell.cell_type == "markdown":
             make, source = new_markdown_cell, _embed(cell.source, lesson.path.parent)
+            source = source if number else _with_badge(source, lesson)
         else:
             make, source = new_code_cell, blank(cell.source)
         cell_id = _content_id(source, ids)
         source = (answers or {}).get(exercises.get(number), source)
         cells.append(make(source, id=cell_id, metadata=_metadata(cell.tags)))
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    metadata |= machine(lesson.settings, lesson.number)
     return new_notebook(cells=cells, metadata=metadata, nbformat_minor=5)
+
+
+def _with_badge(title_cell: str, lesson: Lesson) -> str:
+    """The lesson's first cell, with the badge below its title."""
+    link = badge(lesson.settings, lesson.name)
+    title, _, rest = title_cell.partition("\n")
+    return f"{title}\n\n{link}\n{rest}" if link else title_cell
 
 
 def _content_id(source: str, ids: Counter) -> str:

@@ -5,6 +5,7 @@ import builtins
 import difflib
 from pathlib import Path
 
+from llama_adapter_edu.exercises import digest
 from tools import names
 from tools.code_rules import normal_form
 from tools.lesson import Exercise, Lesson, MasterError
@@ -17,6 +18,7 @@ Generated from solutions/{file} by tools/build.py; edit that file, not this one.
 # fmt: off
 
 EXERCISES = {exercises}
+CHECKS = {checks}
 '''
 
 
@@ -29,7 +31,10 @@ def reference_text(lesson: Lesson, root: Path) -> str:
     imported = [_import_from_library(lesson, e, root) for e in lesson.exercises if e.library]
     own = [e for e in lesson.exercises if not e.library]
     exercises = {e.id: ", ".join(e.names) for e in lesson.exercises}
-    text = HEADER.format(number=lesson.number, file=lesson.path.name, exercises=exercises)
+    checks = {e.id: digest(lesson.cells[e.check].source) for e in lesson.exercises}
+    text = HEADER.format(
+        number=lesson.number, file=lesson.path.name, exercises=exercises, checks=checks
+    )
     imports = _needed_imports(lesson, own)
     if imports or imported:
         text += "\n" + "\n".join(imports + imported) + "\n"

@@ -6,6 +6,7 @@ Generated from solutions/03_soft_prompts.py by tools/build.py; edit that file, n
 # fmt: off
 
 EXERCISES = {'3.1': 'prompt_keys_values', '3.2': 'prompt_scores', '3.3': 'prompt_attention', '3.4': 'joint_attention_weights', '3.5': 'position_effect'}
+CHECKS = {'3.1': '5e70e490a142', '3.2': 'ade0f2dd477f', '3.3': '7eacc8da4096', '3.4': 'c29265bd44a9', '3.5': 'b950def6be8c'}
 
 import torch
 from einops import rearrange

@@ -6,6 +6,7 @@ Generated from solutions/04_zero_init_gate.py by tools/build.py; edit that file,
 # fmt: off
 
 EXERCISES = {'4.1': 'gated_prompt_attention', '4.2': 'gated_attention_weights', '4.3': 'GatedPrompts', '4.4': 'gets_gradient'}
+CHECKS = {'4.1': 'd532e4712618', '4.2': '0c362bd55119', '4.3': '34aa0c3c4688', '4.4': '743457c0a7ad'}
 
 import torch
 from einops import rearrange

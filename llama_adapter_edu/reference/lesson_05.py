@@ -6,6 +6,7 @@ Generated from solutions/05_from_a_slide_to_a_layer.py by tools/build.py; edit t
 # fmt: off
 
 EXERCISES = {'5.1': 'draft_shapes', '5.2': 'is_causal', '5.3': 'is_batch_independent', '5.4': 'moves_with_the_model', '5.5': 'AdaptationPromptAttentionLayer', '5.6': 'LlamaAttentionWithQueries'}
+CHECKS = {'5.1': '410b9c8fce81', '5.2': '8b12adec1fd2', '5.3': 'e33289484c15', '5.4': '56aa2e40566a', '5.5': 'f69219b826cd', '5.6': '280b0da403b9'}
 
 import copy
 import torch

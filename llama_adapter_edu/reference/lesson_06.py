@@ -6,6 +6,7 @@ Generated from solutions/06_into_a_real_llama.py by tools/build.py; edit that fi
 # fmt: off
 
 EXERCISES = {'6.1': 'top_layers', '6.2': 'freeze_all_but_prompts', '6.3': 'sdpa_with_prompts', '6.4': 'attach', '6.5': 'count_parameters', '6.6': 'save_prompts, load_prompts'}
+CHECKS = {'6.1': '2a69095e303e', '6.2': '4d729b1acd7e', '6.3': 'ff79a505b1f0', '6.4': '971eba447c5a', '6.5': '86bf584d0042', '6.6': '75053c0b33ea'}
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -6,6 +6,7 @@ Generated from solutions/07_instruction_data.py by tools/build.py; edit that fil
 # fmt: off
 
 EXERCISES = {'7.1': 'encode_row', '7.2': 'collate', '7.3': 'exact_match', '7.4': 'group_split'}
+CHECKS = {'7.1': 'c3e99a5f555f', '7.2': 'a8647efbc318', '7.3': '05bd4ba6ad95', '7.4': '0e097eaadc12'}
 
 import random
 from collections.abc import Sequence

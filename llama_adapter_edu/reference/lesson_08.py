@@ -6,6 +6,7 @@ Generated from solutions/08_what_matters.py by tools/build.py; edit that file, n
 # fmt: off
 
 EXERCISES = {'8.1': 'mean_and_error', '8.2': 'paired_difference', '8.3': 'cheapest_good_cell', '8.4': 'share_unmoved'}
+CHECKS = {'8.1': '0d6c0b219ec3', '8.2': 'eee2737522ad', '8.3': 'eeb5b9fb4a1b', '8.4': '368e6ebd39be'}
 
 import torch
 from jaxtyping import Float

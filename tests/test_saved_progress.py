@@ -1,0 +1,86 @@
+"""`progress`: what saved notebooks say about the exercises, and where to go on."""
+
+import copy
+
+import course
+import nbformat
+import pytest
+from nbformat.v4 import new_output
+
+from llama_adapter_edu import __main__ as command_line
+from llama_adapter_edu import saved_progress
+
+SOLVED = "def add_one(n):\n    return n + 1"
+TITLE = "exercise 91.1 add_one"
+
+
+def box(text: str) -> dict:
+    """What a check shows in a live notebook."""
+    return new_output("display_data", {"text/html": "<div>", "text/plain": text})
+
+
+@pytest.fixture
+def notebook():
+    path = course.built_fixture() / "notebooks" / "91_second.ipynb"
+    return copy.deepcopy(nbformat.read(path, as_version=4))
+
+
+def row(notebook, folder, answer=None, output=None, counts=(3, 4)):
+    cell, check = notebook.cells[5], notebook.cells[6]
+    cell.source = answer or cell.source
+    check.outputs = [output] if output else check.outputs
+    cell.execution_count, check.execution_count = counts
+    nbformat.write(notebook, folder / "a.ipynb")
+    [row] = saved_progress.read_notebook(folder / "a.ipynb").rows
+    assert (row.key, row.name) == ("91.1", "add_one")
+    return row.status, row.reason
+
+
+def test_a_fresh_notebook_is_open_though_it_holds_the_solved_output(notebook, tmp_path):
+    assert "✓" in notebook.cells[6].outputs[0].text
+    assert row(notebook, tmp_path) == ("not attempted", saved_progress.OPEN)
+
+
+def test_code_whose_check_was_never_run_is_not_judged(notebook, tmp_path):
+    assert row(notebook, tmp_path, SOLVED) == ("not judged", saved_progress.NOT_RUN)
+
+
+@pytest.mark.parametrize(
+    ("text", "counts", "expected"),
+    [
+        (f"✓ {TITLE}: solved", (3, 4), ("solved", "")),
+        (f"✗ {TITLE}: add_one(-1) is 0\n  at  x", (3, 4), ("wrong", "add_one(-1) is 0")),
+        (f"○ {TITLE}: not solved yet.", (3, 4), ("not judged", saved_progress.NOT_RUN)),
+        (f"✓ {TITLE}: solved", (5, 4), ("not judged", saved_progress.NOT_RUN)),
+        (f"✓ {TITLE}: solved", (None, None), ("solved", "")),
+    ],
+)
+def test_the_box_of_the_last_check_counts(notebook, tmp_path, text, counts, expected):
+    assert row(notebook, tmp_path, SOLVED, box(text), counts) == expected
+
+
+def test_a_line_for_each_lesson_and_where_to_go_on(notebook, tmp_path, capsys):
+    row(notebook, tmp_path, SOLVED, box(f"✓ {TITLE}: solved"))
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "b_other.ipynb")
+    heads = course.built_fixture() / "notebooks" / "90_heads.ipynb"
+    (tmp_path / "c.ipynb").write_bytes(heads.read_bytes())
+    (tmp_path / "d.ipynb").write_text("{ broken")
+    assert command_line.main(["progress", str(tmp_path)]) == 0
+    first, second, third, _, then, judge = capsys.readouterr().out.splitlines()
+    assert first.split("  ")[0] == "91 Fixture lesson 91: One exercise"
+    assert first.endswith("✓    1 of 1 solved")
+    assert second.endswith("○○○  0 of 3 solved, 3 not attempted")
+    assert third.endswith("!    1 broken notebook")
+    assert then.startswith(f"Go on with exercise 90.1, split_heads, in {tmp_path / 'c.ipynb'}: ")
+    assert judge.endswith(f"pytest --nbval {tmp_path}")
+
+
+def test_all_solved(notebook, tmp_path, capsys):
+    row(notebook, tmp_path, SOLVED, box(f"✓ {TITLE}: solved"))
+    assert command_line.main(["progress", str(tmp_path)]) == 0
+    assert "Every exercise is solved." in capsys.readouterr().out
+
+
+def test_a_folder_without_notebooks_is_told(tmp_path, capsys):
+    assert command_line.main(["progress", str(tmp_path)]) == 1
+    assert "there is no notebook of the course in" in capsys.readouterr().err
