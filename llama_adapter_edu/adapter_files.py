@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import reprlib
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -13,10 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 SHOWN = 4  # of many problems with one file
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 
 
 class AdapterFileError(ValueError):
     """A saved adapter cannot be used; the message says which file, why, and what to do."""
+
+
+def shown(value: object) -> str:
+    """A value out of a file, as a message may quote it: one short line of printable text."""
+    return _REPR.repr(value)
 
 
 def write_files(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> Path:
@@ -69,8 +78,10 @@ def read_json(path: Path, writer: str) -> dict:
 
 def not_settings(path: Path, writer: str, error: Exception) -> AdapterFileError:
     """The error of a settings file that is something else, or broken."""
+    reason = repr(error)
+    reason = reason if len(reason) < 400 else f"{reason[:300]}..."
     return AdapterFileError(
-        f"{path} is not the settings file of an adapter saved by {writer}: {error!r}."
+        f"{path} is not the settings file of an adapter saved by {writer}: {reason}."
     )
 
 
@@ -101,11 +112,15 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
             # What torch.save writes is not compressed; a small file that unpacks to a huge one is.
             packed = [i.filename for i in content.infolist() if i.compress_type]
         if packed:
-            raise ValueError(f"{packed[0]!r} in it is compressed")
+            raise ValueError(f"{shown(packed[0])} in it is compressed")
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words advise to open it nevertheless
+        raise AdapterFileError(
+            f"{path} is corrupt, or holds more than numbers, which could run code when it is "
+            "opened. It was not opened. Ask for a file with nothing but tensors in it."
+        ) from error
     except Exception as error:  # broken bytes can fail anywhere: zipfile, torch and pickle beneath
-        reason = str(error).split("\n")[0]
-        raise _corrupt(path, f"{type(error).__name__}: {reason}") from error
+        raise _corrupt(path, error) from error
     saved = saved.get("model", saved) if isinstance(saved, Mapping) else saved
     if not isinstance(saved, Mapping) or not all(map(_is_plain, saved.items())):
         raise AdapterFileError(f"{path} holds something else than tensors by name.")
@@ -118,7 +133,8 @@ def _is_plain(item: tuple) -> bool:
     return plain and tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
-def _corrupt(path: Path, reason: object) -> AdapterFileError:
+def _corrupt(path: Path, error: Exception) -> AdapterFileError:
+    reason = f"{type(error).__name__}: {shown(str(error))}"
     return AdapterFileError(
         f"{path} is corrupt or was cut short ({reason}). Save or download the adapter again."
     )
@@ -135,7 +151,7 @@ def check_tensors(
 ) -> None:
     """Raise AdapterFileError unless these are exactly the tensors that are expected, and finite."""
     problems = [f"{key} is missing" for key in shapes if key not in tensors]
-    problems += [f"{key} does not belong there" for key in tensors if key not in shapes]
+    problems += [f"{shown(key)} does not belong there" for key in tensors if key not in shapes]
     for key in shapes.keys() & tensors.keys():
         tensor = tensors[key]
         if tuple(tensor.shape) != shapes[key]:
@@ -145,5 +161,5 @@ def check_tensors(
         elif not tensor.float().isfinite().all():
             problems.append(f"{key} holds NaN or infinity")
     if problems:
-        shown = "; ".join(sorted(problems)[:SHOWN]) + ("; ..." if len(problems) > SHOWN else "")
-        raise AdapterFileError(f"{path} does not fit its settings or this model: {shown}.")
+        listed = "; ".join(sorted(problems)[:SHOWN]) + ("; ..." if len(problems) > SHOWN else "")
+        raise AdapterFileError(f"{path} does not fit its settings or this model: {listed}.")

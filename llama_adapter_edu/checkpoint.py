@@ -11,7 +11,13 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu._hub_download import base_name, download_adapter, is_hub_id
 from llama_adapter_edu.adapt import adapter_configs, check_new_adapter
-from llama_adapter_edu.adapter_files import AdapterFileError, read_json, read_pickled, write_files
+from llama_adapter_edu.adapter_files import (
+    AdapterFileError,
+    read_json,
+    read_pickled,
+    shown,
+    write_files,
+)
 from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, put_into, weights_of
 from llama_adapter_edu.attention_interface import attention_layers
 from llama_adapter_edu.lit_format import LITGPT_FILE, from_lit, is_lit, to_lit_llama, to_litgpt
@@ -123,7 +129,7 @@ def _read_pickled(path: Path, model: PreTrainedModel) -> AdapterWeights:
     if not is_lit(tensors):
         raise AdapterFileError(
             f"{path} is no adapter file of litgpt, lit-llama or the authors: it holds "
-            f"{sorted(tensors)[:3]}."
+            f"{shown(sorted(tensors))}."
         )
     return from_lit(path, tensors, model)
 

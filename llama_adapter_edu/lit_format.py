@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapt import AdaptionPromptConfig
-from llama_adapter_edu.adapter_files import FLOATS, AdapterFileError, check_tensors
+from llama_adapter_edu.adapter_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.adapter_weights import (
     AdapterWeights,
     base_shape,
@@ -93,8 +93,8 @@ def from_lit(path: Path, tensors: Mapping[str, Tensor], model: PreTrainedModel) 
     """
     if extra := sorted(name for name in tensors if not KEY.fullmatch(name)):
         raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {extra[0]!r}: it may be of LLaMA-Adapter"
-            " V2, whose biases and scales have no place here and would be lost."
+            f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be of "
+            "LLaMA-Adapter V2, whose biases and scales have no place here and would be lost."
         )
     if problem := _lit_differs(model):
         raise AdapterFileError(f"{path} is litgpt's, which computes otherwise here: {problem}.")

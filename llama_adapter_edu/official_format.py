@@ -24,7 +24,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapt import AdaptionPromptConfig, adapter_configs, check_new_adapter
-from llama_adapter_edu.adapter_files import FLOATS, AdapterFileError, check_tensors, read_pickled
+from llama_adapter_edu.adapter_files import (
+    FLOATS,
+    AdapterFileError,
+    check_tensors,
+    read_pickled,
+    shown,
+)
 from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, put_into
 from llama_adapter_edu.attention_interface import attention_layers
 
@@ -78,8 +84,8 @@ def from_official(
         raise AdapterFileError(f"{path} is not the authors' format: {PROMPTS} is missing.")
     if extra := sorted(n for n in tensors if n != PROMPTS and not GATE.fullmatch(n)):
         raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {extra[0]!r}: it may be a whole model, "
-            "or of LLaMA-Adapter V2, whose biases and scales would be lost here."
+            f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be a whole "
+            "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
         )
     rows, n_layers, n_heads = _rows(tensors), shape["num_hidden_layers"], "num_attention_heads"
     if rows == 0 or rows % adapter_len or rows // adapter_len > n_layers:

@@ -16,11 +16,13 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapt import AdaptionPromptConfig
 from llama_adapter_edu.adapter_files import (
+    SHOWN,
     AdapterFileError,
     check_tensors,
     not_settings,
     read_json,
     read_safetensors,
+    shown,
 )
 from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, top_layers
 
@@ -76,8 +78,12 @@ def from_own(folder: Path, model: PreTrainedModel) -> AdapterWeights:
 
 
 def _difference(saved: dict, here: dict) -> str:
-    names = [name for name in {**saved, **here} if saved.get(name) != here.get(name)]
-    return ", ".join(f"{n} {saved.get(n)!r}, this model has {here.get(n)!r}" for n in names)
+    names = [name for name in {**here, **saved} if saved.get(name) != here.get(name)]
+    different = [
+        f"{n if n in here else shown(n)} {shown(saved.get(n))}, this model has {here.get(n)!r}"
+        for n in names
+    ]
+    return ", ".join(different[:SHOWN])
 
 
 def _read_config(path: Path) -> tuple[AdaptionPromptConfig, dict]:
@@ -89,7 +95,8 @@ def _read_config(path: Path) -> tuple[AdaptionPromptConfig, dict]:
         saved.pop("base_model", None)
         known = {field.name for field in fields(AdaptionPromptConfig)}
         if set(saved) != known:
-            raise ValueError(f"settings {sorted(set(saved) ^ known)} are missing or unknown")
+            strange = [shown(name) for name in sorted(set(saved) ^ known)[:SHOWN]]
+            raise ValueError(f"settings {', '.join(strange)} are missing or unknown")
         return AdaptionPromptConfig(**saved), dict(base)
     except (KeyError, TypeError, ValueError) as error:
         raise not_settings(path, "save_adapter", error) from error

@@ -23,6 +23,7 @@ from llama_adapter_edu.adapter_files import (
     read_json,
     read_pickled,
     read_safetensors,
+    shown,
 )
 from llama_adapter_edu.adapter_weights import (
     AdapterWeights,
@@ -83,12 +84,13 @@ def from_peft(folder: Path, model: PreTrainedModel) -> AdapterWeights:
     settings = read_json(path, "PEFT")
     if settings.get("peft_type") != KIND:
         raise AdapterFileError(
-            f"{path} is of the kind {settings.get('peft_type')!r}. Of PEFT's methods only {KIND} "
-            "is LLaMA-Adapter; load others with peft."
+            f"{path} is of the kind {shown(settings.get('peft_type'))}. Of PEFT's methods only "
+            f"{KIND} is LLaMA-Adapter; load others with peft."
         )
     if settings.get("target_modules") not in (None, "self_attn"):
         raise AdapterFileError(
-            f"{path}: prompts were put into {settings['target_modules']!r}, expected 'self_attn'."
+            f"{path}: prompts were put into {shown(settings['target_modules'])}, expected "
+            "'self_attn'."
         )
     if problem := _peft_differs(model):
         raise AdapterFileError(f"{folder} is PEFT's, which computes something else here: {problem}")

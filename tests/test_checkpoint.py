@@ -147,7 +147,7 @@ BROKEN = {
     ),
     "an extra key": (
         lambda f: edit_weights(f, lambda t: t.update({"model.x": torch.zeros(2)})),
-        "model.x does not belong there",
+        "'model.x' does not belong there",
     ),
     "a wrong shape": (
         lambda f: edit_weights(f, lambda t: t.update({"layers.2.prompts": torch.zeros(4, 6)})),
@@ -176,8 +176,8 @@ BROKEN = {
         lambda f: (f / CONFIG_FILE).write_bytes(b"\xff\xfe\x00"),
         "is not the settings file",
     ),
-    "a setting is missing": (lambda f: edit_config(f, gate=...), "['gate'] are missing or unknown"),
-    "an unknown setting": (lambda f: edit_config(f, speed=3), "['speed'] are missing or unknown"),
+    "a setting is missing": (lambda f: edit_config(f, gate=...), "settings 'gate' are missing or unknown"),
+    "an unknown setting": (lambda f: edit_config(f, speed=3), "settings 'speed' are missing or unknown"),
     "a setting out of range": (lambda f: edit_config(f, adapter_layers=0), "at least 1, got 0"),
     "another format": (
         lambda f: edit_config(f, format="llama_adapter_edu/9"),

@@ -170,7 +170,7 @@ BROKEN_LIT = {
     ),
     "higher layers": (
         lambda t: t.update({"transformer.h.7.attn.gating_factor": torch.zeros(1, 1, 6, 1)}),
-        "h.7.attn.gating_factor does not belong",
+        "h.7.attn.gating_factor' does not belong",
     ),
     "whole numbers": (
         lambda t: t.update({"transformer.h.1.attn.gating_factor": torch.ones(1).long()}),
@@ -294,7 +294,7 @@ BROKEN_OFFICIAL = {
     "more layers": (
         lambda t: t.update({"layers.3.attention.gate": torch.zeros(1, 6, 1, 1)}),
         {},
-        "layers.3.attention.gate does not belong",
+        "layers.3.attention.gate' does not belong",
     ),
 }
 
@@ -384,9 +384,9 @@ class Evil:
 def test_a_pickle_with_code_in_it_is_refused_and_not_run(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"transformer.h.2.attn.gating_factor": Evil()}, "lit_model.pth.adapter")
-    with pytest.raises(AdapterFileError, match="corrupt"):
+    with pytest.raises(AdapterFileError, match="could run code when it is opened"):
         load_adapter(tiny(), tmp_path)
-    with pytest.raises(AdapterFileError, match="corrupt"):
+    with pytest.raises(AdapterFileError, match="could run code when it is opened"):
         load_official_adapter(tiny(), "lit_model.pth.adapter", gate_activation="tanh")
     assert not (tmp_path / "ran").exists()
 
