@@ -16,6 +16,15 @@ SITE = ROOT / "build" / "site"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="keep a picture of each notebook in a folder")
+
+
+@pytest.fixture
+def pictures_folder(pytestconfig: pytest.Config) -> Path | None:
+    return pytestconfig.getoption("screenshots")
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """The machine's own Chromium or Chrome, or the one the variable CHROMIUM names."""

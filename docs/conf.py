@@ -47,7 +47,8 @@ pygments_dark_style = "a11y-high-contrast-dark"
 
 
 def _docstring(app, what, name, obj, options, lines) -> None:
-    lines[:] = to_rst(lines)
+    # A module's text starts at the margin: what is indented is a picture, even if all of it is.
+    lines[:] = to_rst(obj.__doc__.strip("\n").split("\n") if what == "module" else lines)
 
 
 def _inline_formula(translator, node) -> None:

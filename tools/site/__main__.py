@@ -50,6 +50,9 @@ def write_source(root: Path, folder: Path) -> None:
     for path in folder.rglob("*.md"):
         inside = path.parent.relative_to(folder).as_posix()
         _write(path, site_links(path.read_text(encoding="utf-8"), inside))
+    for index in folder.glob("*/index.md"):
+        inside = sorted(path.stem for path in index.parent.glob("*.md") if path != index)
+        _write_index(index.parent, index.read_text(encoding="utf-8"), inside, ":hidden:")
     shutil.copytree(root / "solutions" / "figures", folder / "figures", dirs_exist_ok=True)
     _write_lessons(root, folder)
     package = root / "llama_adapter_edu"
