@@ -115,14 +115,10 @@ def _from_states(
     images: Float[Tensor, "b y x"],
     *,
     input_ids: Tensor,
-    logits_to_keep: int,
     **inputs,
 ):
     """The forward of `adapted_layers_alone`; `input_ids` are in `states` already."""
-    # Columns chosen by an index lie side by side in memory. The slice that a number stands for does
-    # not, and PyTorch then multiplies with the wide head row by row: eight times slower on a CPU.
-    last = torch.arange(states.shape[1], device=states.device)[-logits_to_keep:]
-    return model(inputs_embeds=states, images=images, logits_to_keep=last, **inputs)
+    return model(inputs_embeds=states, images=images, **inputs)
 
 
 def answer_words(

@@ -63,6 +63,17 @@ def test_every_labelled_token_weighs_the_same_however_a_step_is_cut(micro_batch_
         torch.testing.assert_close(gradient, right[name], atol=1e-6, rtol=1e-4, msg=name)
 
 
+def test_a_row_whose_every_token_is_labelled_has_no_label_for_its_first():
+    model, dataset = tiny_model(), tiny_rows()
+    dataset = dataset.map(lambda row: {"labels": row["input_ids"]})
+    batch = collate([dataset[number] for number in NUMBERS], 0)
+    torch.testing.assert_close(answer_loss(model, batch), one_by_one(model, dataset, NUMBERS))
+    loss = accumulate_gradients(
+        model, Rows(dataset, 0, torch.device("cpu")), NUMBERS, 2, Accelerator(cpu=True)
+    )
+    torch.testing.assert_close(loss, one_by_one(model, dataset, NUMBERS).detach())
+
+
 def open_gates(model):
     with torch.no_grad():
         for prompt in adapter_prompts(model, "default").values():

@@ -1,0 +1,134 @@
+"""What the speed benchmarks share: conditions, ceilings of the hardware, rounds, JSON."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import accelerate
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def conditions(device: torch.device) -> dict[str, str | int]:
+    """What a figure depends on besides the code."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {_cpu_name()}",
+        "cpu_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "accelerate": accelerate.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish: work on a GPU goes on after the call that started it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], device: torch.device, times: int = 1) -> float:
+    """Mean seconds of `times` calls in a row."""
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    wait(device)
+    return (time.perf_counter() - start) / times
+
+
+def interleaved(
+    works: dict[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    rounds: int,
+    times: int,
+    warm_up: int = 1,
+) -> dict[str, list[float]]:
+    """Seconds of each work, once a round: what slows the machine for a while slows all of them."""
+    for work in works.values():
+        for _ in range(warm_up):
+            work()
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            found[name].append(seconds(work, device, times))
+    return found
+
+
+def spread(times: list[float]) -> dict[str, float | int]:
+    """Median, lowest and highest, in milliseconds."""
+    return {
+        "median_ms": round(1e3 * statistics.median(times), 3),
+        "lowest_ms": round(1e3 * min(times), 3),
+        "highest_ms": round(1e3 * max(times), 3),
+        "rounds": len(times),
+    }
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: no step that multiplies matrices runs faster."""
+    size = 8192 if device.type == "cuda" else 1536
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / _median_seconds(lambda: left @ right, device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes/s of a large copy, read and written bytes together."""
+    source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
+    target: Tensor = torch.empty_like(source)
+    return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source), device)
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    return statistics.median(interleaved({"": work}, device, rounds=9, times=3, warm_up=3)[""])
+
+
+def keep(path: Path, records: list[dict]) -> None:
+    """Add records to a JSON file, one a line. They replace those that measured the same."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    known = {_setting(record) for record in records}
+    kept = [record for record in found if _setting(record) not in known] + records
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    lines = ",\n ".join(json.dumps(record) for record in kept)
+    unfinished.write_text(f"[\n {lines}\n]\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _setting(record: dict) -> str:
+    """What was measured, on what: all words of a record, and the adapter's length."""
+    words = {name: value for name, value in record.items() if isinstance(value, str)}
+    words.pop("failed", None)
+    return json.dumps([words, record.get("adapter_len")], sort_keys=True)
+
+
+def print_table(records: list[dict], columns: list[str]) -> None:
+    """Records as lines under a head; a column that a record lacks stays empty."""
+    rows = [columns] + [[_shown(record.get(name)) for name in columns] for record in records]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,212 @@
+"""One training step of each method, side by side: time, tokens/s, memory, distance to the floor.
+
+    python -m benchmarks.train_step --shape tiny                       # does it run?
+    python -m benchmarks.train_step --shape smollm2-real --batches course --batch-sizes 8
+    python -m benchmarks.train_step --shape llama-7b --batch-sizes 8 --lengths 512       # 80 GB GPU
+
+A step is forward, backward and AdamW. Ways to run it: eager; `compile` (torch.compile of the model
+and the loss); `graphs` (ours alone: `finetune(cuda_graphs=True)`, compiled layers in CUDA graphs).
+The others train as their users train them: `model(**batch).loss`, logits for every position.
+
+The floor is the time that the step's matrix products take at the rate of a large matrix product on
+the same machine. Results go to `results/train_step.json`; a call replaces its own settings there.
+"""
+
+import argparse
+import gc
+import sys
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measure
+from benchmarks.methods import (
+    BASE,
+    FULL,
+    LORA,
+    OURS,
+    PEFTS,
+    SHAPES,
+    Base,
+    Step,
+    prepare,
+    random_batch,
+    step_flops,
+)
+from llama_adapter_edu.cuda_graphs import GraphedGradients
+from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
+from llama_adapter_edu.training_step import answer_loss, columns_loss_sum, labelled_columns
+
+METHODS = (OURS, PEFTS, LORA, BASE, FULL)
+WAYS = ("eager", "compile", "graphs")
+
+
+def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor]) -> Step:
+    """A call that does one whole step and returns its loss; of the base, the forward alone."""
+    columns = labelled_columns(batch["labels"])
+    n_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+    if way == "compile":
+        if method == OURS:
+            # fullgraph: an error, not a slow run, if anything in our code breaks the graph.
+            compiled = torch.compile(columns_loss_sum, fullgraph=True)
+
+            def loss_of_batch() -> Tensor:
+                return compiled(model, batch, columns) / n_tokens
+        else:
+            model = torch.compile(model)
+
+            def loss_of_batch() -> Tensor:
+                return model(**batch, use_cache=False).loss
+    elif method in (OURS, BASE):
+
+        def loss_of_batch() -> Tensor:
+            return answer_loss(model, batch)
+    else:
+
+        def loss_of_batch() -> Tensor:
+            return model(**batch, use_cache=False).loss
+
+    if method == BASE:
+        return torch.no_grad()(loss_of_batch)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+    graphs = GraphedGradients(model, pad_token_id=0) if way == "graphs" else None
+
+    def step() -> Tensor:
+        loss = graphs(batch, n_tokens) if graphs else loss_of_batch()
+        if not graphs:
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def course_batch(base: Base, rows: int, device: torch.device) -> dict[str, Tensor]:
+    """Home commands as the course trains on them: masked labels, real lengths."""
+    data = encode_dataset(home_commands("train", rows), base.tokenizer)
+    batch = collate(list(data), base.tokenizer.pad_token_id)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+
+
+def first_steps(step: Step, device: torch.device, times: int = 3) -> tuple[float, int]:
+    """Loss of the first of some steps, and the highest memory that they took, in bytes."""
+    loss = step().item()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(times):
+        step()
+    measure.wait(device)
+    return loss, torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+
+
+def compare(
+    base: Base, batch: dict[str, Tensor], variants: list[tuple[str, str]], options, rate: float
+) -> list[dict]:
+    """All variants on one batch: a record each. One that cannot run says why."""
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 64  # each variant is a compilation of its own
+    device, config = batch["labels"].device, base.config
+    steps, records = {}, []
+    base_bytes = sum({t.data_ptr(): t.nbytes for t in base.weights.values()}.values())
+    rows, length = batch["labels"].shape
+    n_tokens = rows * length
+    for method, way in variants:
+        before = allocated(device)
+        record = {"method": method, "way": way}
+        records.append(record)
+        model = prepare(method, base.model(), options.adapter_len, options.adapter_layers)
+        model.train(method != BASE)
+        try:
+            step = make_step(method, way, model, batch)
+            loss, peak = first_steps(step, device)
+        except (RuntimeError, ValueError, torch.OutOfMemoryError) as error:
+            record["failed"] = str(error).split("\n")[0][:200]
+            print(f"{method}, {way}: {record['failed']}", file=sys.stderr)
+            continue
+        lowest = config.num_hidden_layers - options.adapter_layers
+        lowest = max(0, lowest) if method in (OURS, PEFTS) else 0
+        labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+        flops = step_flops(config, n_tokens, labelled, lowest, full=method == FULL)
+        if method == BASE:
+            flops = step_flops(config, n_tokens, labelled, config.num_hidden_layers)
+            flops -= 2 * config.hidden_size * config.vocab_size * labelled  # no backward
+        record["floor_ms"] = round(1e3 * flops / rate, 3)
+        record["first_loss"] = round(loss, 4)
+        record["peak_gib"] = round((peak - before + base_bytes) / 2**30, 2) if peak else None
+        steps[method, way] = step
+    times = measure.interleaved(steps, device, rounds=options.rounds, times=options.times)
+    for record in records:
+        if own := times.get((record["method"], record["way"])):
+            record |= measure.spread(own)
+            record["tokens_per_second"] = round(1e3 * n_tokens / record["median_ms"])
+            record["times_floor"] = round(record["median_ms"] / record["floor_ms"], 2)
+    del steps
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return records
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=[*SHAPES, "smollm2-real"], default="smollm2")
+    parser.add_argument("--batches", choices=["labelled", "course"], default="labelled")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128], help="tokens a row")
+    parser.add_argument("--adapter-len", type=int, default=10)
+    parser.add_argument("--adapter-layers", type=int, default=30)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS[:4]))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["eager"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--times", type=int, default=1, help="steps in a row in each round")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS / "train_step.json")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    on_gpu = torch.cuda.is_available() and not options.cpu
+    device = torch.device("cuda" if on_gpu else "cpu")
+    dtype = getattr(torch, options.dtype or ("bfloat16" if on_gpu else "float32"))
+    base, rate = Base(options.shape, device, dtype), measure.matmul_rate(device, dtype)
+    print(f"large matrix product: {rate / 1e12:.2f} TFLOP/s in {dtype}")
+    variants = [
+        (method, way)
+        for method, way in product(options.methods, options.ways)
+        if way != "graphs" or method == OURS
+    ]
+    about = measure.conditions(device)
+    for rows, length in product(options.batch_sizes, options.lengths):
+        if options.batches == "course":
+            batch = course_batch(base, rows, device)
+        else:
+            batch = random_batch(base.config.vocab_size, rows, length, device)
+        setting = {
+            "shape": options.shape,
+            "dtype": str(dtype).removeprefix("torch."),
+            "batches": options.batches,
+            "batch": f"{rows} x {batch['labels'].shape[1]}",
+            "adapter_len": options.adapter_len,
+            "matmul_tflops": round(rate / 1e12, 3),
+        }
+        records = compare(base, batch, variants, options, rate)
+        print(f"\n{setting['shape']}, {setting['batch']} tokens, {setting['dtype']}")
+        shown = ["method", "way", "median_ms", "lowest_ms", "highest_ms"]
+        shown += ["tokens_per_second", "peak_gib", "floor_ms", "times_floor"]
+        measure.print_table(records, shown)
+        measure.keep(options.output, [setting | about | record for record in records])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
