@@ -47,9 +47,10 @@ def write_source(root: Path, folder: Path) -> None:
     """All pages of the site as Sphinx reads them, in a fresh folder."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / "docs", folder, ignore=shutil.ignore_patterns("conf.py", "_static"))
+    built = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
     for path in folder.rglob("*.md"):
         inside = path.parent.relative_to(folder).as_posix()
-        _write(path, site_links(path.read_text(encoding="utf-8"), inside))
+        _write(path, site_links(path.read_text(encoding="utf-8"), inside, built))
     for index in folder.glob("*/index.md"):
         inside = sorted(path.stem for path in index.parent.glob("*.md") if path != index)
         _write_index(index.parent, index.read_text(encoding="utf-8"), inside, ":hidden:")
@@ -73,11 +74,11 @@ def contents(folder: Path) -> str:
     return TOCTREE.format(options=":hidden:", pages="\n".join(pages))
 
 
-def site_links(text: str, folder: str) -> str:
+def site_links(text: str, folder: str, built: set[str]) -> str:
     """The text of a page in docs/`folder`, with links that also work on the site.
 
-    Links to notebooks and masters lead to the lesson's page, figures are found in figures/, and
-    links to other files outside docs/ become plain text.
+    Links to the notebook or master of a `built` lesson lead to its page, figures are found in
+    figures/, and links to other files outside docs/ become plain text.
     """
     home = posixpath.relpath(".", folder or ".")
 
@@ -86,7 +87,7 @@ def site_links(text: str, folder: str) -> str:
         if not target.startswith("../"):
             return link[0]
         name = PurePosixPath(target).name
-        if LESSON.search(target):
+        if LESSON.search(target) and PurePosixPath(name).stem in built:
             name = f"lessons/{PurePosixPath(name).stem}.ipynb"
         elif target.startswith("../solutions/figures/"):
             name = f"figures/{name}"

@@ -3,21 +3,22 @@
 import re
 
 NAMED = re.compile(r"`?[a-z_]\w*`?(, `?\w+`?)*: \S")  # "rows, columns: what the axes are"
+COLUMNS = re.compile(r"\S {3,}\S")  # a table of words, as wide as its author made it
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Note|Example|Examples):$")
 
 
 def to_rst(lines: list[str]) -> list[str]:
     """The lines of a docstring, without its indentation, as Sphinx reads them.
 
-    An indented block after an empty line is a picture or code; a later paragraph whose first line
+    A block that is indented or in columns is a picture or code; a later paragraph whose first line
     is `name: meaning` is a list of names.
     """
     paragraphs = [text.split("\n") for text in re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))]
     done: list[str] = []
     literal = section = False
     for paragraph in paragraphs:
-        indented = paragraph[0].startswith(" ") and not section
-        if indented:
+        drawn = paragraph[0].startswith(" ") or any(map(COLUMNS.search, paragraph))
+        if drawn and not section:
             done += [] if literal else ["::", ""]
             literal = True
         else:
