@@ -20,6 +20,8 @@ def check_model_name(name: str | os.PathLike, cache_dir: str | os.PathLike | Non
     login, ConnectionError without network, OSError for weights that are only pickles.
     """
     text = os.fspath(name)
+    if "\0" in text:
+        raise _no_name(text)
     path = os.path.expanduser(text)
     if text and os.path.exists(path):
         _check_folder(Path(path))
@@ -30,6 +32,13 @@ def check_model_name(name: str | os.PathLike, cache_dir: str | os.PathLike | Non
             "its id on the Hugging Face hub, as in 'owner/name'."
         )
     return _check_hub(text, cache_dir)
+
+
+def _no_name(text: str) -> ValueError:
+    return ValueError(
+        f"{text!r:.120} is not a model's name. Expected an id of the Hugging Face hub, 'owner/name'"
+        " from letters, digits, '-', '_' and '.', or a folder that exists."
+    )
 
 
 def _looks_like_path(text: str) -> bool:
@@ -77,10 +86,7 @@ def _check_hub(name: str, cache_dir: str | os.PathLike | None) -> bool:
     try:
         files = {file.rfilename for file in model_info(name).siblings}
     except errors.HFValidationError as error:
-        raise ValueError(
-            f"{name!r} is not a model's name. Expected an id of the Hugging Face hub, 'owner/name' "
-            "from letters, digits, '-', '_' and '.', or a folder that exists."
-        ) from error
+        raise _no_name(name) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"There is no model {name!r} on the Hugging Face hub that you may see, and no folder "

@@ -9,6 +9,7 @@ Whatever the place, the rows have Alpaca's three columns of text (Taori et al., 
 
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
+from llama_adapter_edu._hub_download import check_hub_id
 from llama_adapter_edu._model_name import LOG_IN
 from llama_adapter_edu.data import COLUMNS, home_commands
 
 HOME_COMMANDS = "home-commands"
 SUFFIXES = (".json", ".jsonl")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 EXPECTED = "Expected the texts 'instruction' and 'output', and perhaps 'input'."
 
 
@@ -48,18 +51,26 @@ def load_instructions(source: str | os.PathLike, split: str = "train") -> Datase
         ConnectionError: the hub does not answer.
     """
     text = os.fspath(source)
-    path = os.path.expanduser(text)
+    path = text if "\0" in text else os.path.expanduser(text)
     if text == HOME_COMMANDS:
         return home_commands(split)
+    if "\0" in text:
+        raise _no_source(text)
     if os.path.exists(path) or isinstance(source, os.PathLike) or _looks_like_path(text):
         return _from_file(Path(path), split)
-    # Without an owner, `datasets` takes "json" or "csv" for a format and searches this folder.
-    if text.count("/") != 1:
-        raise ValueError(
-            f"{text!r} is no source of instructions. Expected {HOME_COMMANDS!r}, a .json or .jsonl "
-            "file, or the id of a data set on the Hugging Face hub, as 'tatsu-lab/alpaca'."
-        )
+    try:
+        # Without an owner, `datasets` takes "json" or "csv" for a format and searches this folder.
+        check_hub_id(text)
+    except ValueError as error:
+        raise _no_source(text) from error
     return _from_hub(text, split)
+
+
+def _no_source(text: str) -> ValueError:
+    return ValueError(
+        f"{text!r:.120} is no source of instructions. Expected {HOME_COMMANDS!r}, a .json or "
+        ".jsonl file, or the id of a data set on the Hugging Face hub, as 'tatsu-lab/alpaca'."
+    )
 
 
 def _looks_like_path(text: str) -> bool:
@@ -111,6 +122,8 @@ def _json(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         raise ValueError(
             f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}.{hint}"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}. {EXPECTED}") from error
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a list of rows, [{{...}}, {{...}}], got {_short(rows)}")
     for number, row in enumerate(rows, start=1):
@@ -128,6 +141,10 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
             raise ValueError(
                 f"{path}, line {number} is not JSON: {error.msg} in column {error.colno}. Expected "
                 "one whole row in each line."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path}, line {number} cannot be read: {error}. {EXPECTED}"
             ) from error
         yield f"{path}, line {number}", row
 
@@ -179,9 +196,16 @@ def _checked(row: Any, where: str) -> dict[str, str]:
     texts["input"] = "" if texts["input"] is None else texts["input"]
     for field, text in texts.items():
         if field not in row and text is None:
-            raise ValueError(f"{where}: the field {field!r} is missing; there is {list(row)}.")
+            raise ValueError(
+                f"{where}: the field {field!r} is missing; there is {reprlib.repr(list(row))}."
+            )
         if not isinstance(text, str):
             raise ValueError(f"{where}: the field {field!r} should be text, got {_short(text)}")
+        if not text.isascii() and (lone := LONE_SURROGATE.search(text)):
+            raise ValueError(
+                f"{where}: the field {field!r} has half a character, {lone[0]!r}, at position "
+                f"{lone.start()}. Write both halves, or the character itself."
+            )
     return texts
 
 

@@ -234,3 +234,29 @@ def test_a_name_that_is_no_source_never_asks_the_hub(hub, name):
     with pytest.raises(ValueError, match=f"{name!r} is no source.*'home-commands'.*tatsu-lab"):
         load_instructions(name)
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ("[" * 100_000, "cannot be read: maximum recursion depth"),
+        ('{"instruction": ' + "9" * 5000 + "}", "cannot be read: Exceeds the limit"),
+        (
+            '{"instruction": "\\ud83d", "output": "x"}',
+            "has half a character, '\\\\ud83d', at position",
+        ),
+    ],
+    ids=["deep", "long number", "half a character"],
+)
+def test_json_that_cannot_be_used_is_named(tmp_path, content, reason):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1") as caught:
+        load_instructions(tmp_path / "a.jsonl")
+    assert reason.replace("\\\\", "\\") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a/b\0", "owner/na me", "owner/..", "x" * 500])
+def test_a_name_that_nothing_can_have(name):
+    with pytest.raises(ValueError, match="is no source of instructions") as caught:
+        load_instructions(name)
+    assert len(str(caught.value)) < 400
