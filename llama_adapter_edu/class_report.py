@@ -78,11 +78,15 @@ def judge_notebook(path: Path, seconds: float) -> list[Row]:
     """What `pytest --nbval` says about a notebook, in a process and an empty folder of its own."""
     if path.stat().st_size > LARGEST:
         return [_broken(f"{path.name} is larger than {LARGEST // 1_000_000} MB")]
+    altered = _altered_checks(path)  # read before the notebook's code can write anywhere
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        copy = shutil.copyfile(path, Path(folder) / "notebook.ipynb")
+        shutil.copyfile(path, Path(folder) / "notebook.ipynb")
         problem = _run(Path(folder), seconds)
         rows = _read_rows(Path(folder) / "rows.json")
-        return _disbelieve(rows, copy) if rows else [_broken(problem)]
+    for row in rows:
+        if row.status == "solved" and row.key in altered:
+            row.set("not judged", ALTERED)
+    return rows or [_broken(problem)]
 
 
 def _broken(reason: str) -> Row:
@@ -136,15 +140,12 @@ def _stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _disbelieve(rows: list[Row], notebook: Path) -> list[Row]:
-    """Solved exercises whose check is another one than the course's are not judged."""
+def _altered_checks(notebook: Path) -> set[str]:
+    """The exercises whose check is another one than the course's."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        sources = []
-    checks = {found[0]: source for source in sources if (found := check_in(source))}
-    for row in rows:
-        if row.status == "solved" and is_altered(row.key, checks.get(row.key, "")):
-            row.set("not judged", ALTERED)
-    return rows
+        return set()  # pytest will not be able to read it either
+    found = [(exercise[0], source) for source in sources if (exercise := check_in(source))]
+    return {exercise for exercise, source in found if is_altered(exercise, source)}

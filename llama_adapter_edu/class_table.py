@@ -15,7 +15,7 @@ def table(students: Class) -> list[list[str]]:
     """A header, then rows: student, a status for each exercise, how many are solved or broken."""
     status = {student: _best(lessons) for student, lessons in students.items()}
     keys = sorted({key for found in status.values() for key in found}, key=_number)
-    lines = [["student", *keys, "in all", "broken"]]
+    lines = [["student", *keys, "in all", "broken cells"]]
     for student, found in status.items():
         solved = sum(word == "solved" for word in found.values())
         rows = [row for rows in students[student].values() for row in rows]

@@ -55,10 +55,15 @@ def test_each_student_has_a_row_whatever_they_hand_in(tmp_path, capsys, lesson_9
     ]
     with (tmp_path / "out" / "r.csv").open(encoding="utf-8-sig") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
-    assert rows["ada"] == {"student": "ada", "91.1": "solved", "in all": "1 of 1", "broken": ""}
+    assert rows["ada"] == {
+        "student": "ada",
+        "91.1": "solved",
+        "in all": "1 of 1",
+        "broken cells": "",
+    }
     assert rows["'=mallory"]["91.1"] == "not judged"
     assert rows["kim"]["91.1"] == "wrong"
-    assert (rows["lee"]["91.1"], rows["lee"]["broken"]) == ("", "1")
+    assert (rows["lee"]["91.1"], rows["lee"]["broken cells"]) == ("", "1")
     page = (tmp_path / "out" / "r.html").read_text(encoding="utf-8")
     assert "<td>✓ solved</td>" in page
     assert class_report.ALTERED.replace("'", "&#x27;") in page
@@ -107,7 +112,7 @@ def test_the_better_one_of_two_notebooks_counts_and_columns_are_in_order():
     old = [Row("1.10", "f", "wrong"), Row("1.2", "g", "solved")]
     new = [Row("1.10", "f", "solved"), Row("1.2", "g", "not attempted"), Row("cell", "", "broken")]
     header, ada, bob = class_table.table({"ada": {"a": old, "b": new}, "bob": {}})
-    assert header == ["student", "1.2", "1.10", "in all", "broken"]
+    assert header == ["student", "1.2", "1.10", "in all", "broken cells"]
     assert ada == ["ada", "solved", "solved", "2 of 2", "1"]
     assert bob == ["bob", "", "", "0 of 2", ""]
 
