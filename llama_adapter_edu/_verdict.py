@@ -3,18 +3,17 @@
 import html
 import os
 import sys
-import sysconfig
 import traceback
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from llama_adapter_edu._conditions import TimeLimit
+from llama_adapter_edu._side_effects import LIBRARIES
 
 MARKS = {"solved": "✓", "wrong": "✗", "not attempted": "○"}
 COLORS = {"✓": "#2e7d32", "✗": "#c62828", "○": "#b26a00"}
 UNSOLVED = "not solved yet. Fill in YOUR CODE HERE above, run that cell, then this one."
 FALLBACK = "Until this check passes, the cells below use the reference solution."
-LIBRARIES = (os.path.dirname(__file__), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
 
 @dataclass
