@@ -18,7 +18,8 @@ TIMED_OUT = "the cell ran out of time: an endless loop?"
 DIFFERS = "it prints or shows something else than the output stored in the notebook"
 NO_CHECK = "its check cell is not in this notebook"
 
-CHECK = re.compile(r"""^with check\(\s*["'](\d+\.\d+)["']((?:\s*,\s*["']\w+["'])+)""", re.M)
+KEY, NAMES = r"""["']([0-9]{1,3}\.[0-9]{1,3})["']""", r"""((?:\s*,\s*["']\w+["'])+)"""
+CHECK = re.compile(rf"^with check\(\s*{KEY}{NAMES}", re.M)
 VERDICT = re.compile(r"^([✗○]) exercise \d+\.\d+ [\w, ]+: (.*)", re.M)
 LINE = re.compile(r"^  at  (.*)", re.M)
 CELL_LINE = re.compile(r"^ *Cell In\[\d+\], line (\d+)", re.M)
@@ -118,7 +119,7 @@ def unreadable(path: Path) -> str:
         return f"{path.name} cannot be opened: {error.strerror}"
     except UnicodeDecodeError:
         return f"{path.name} is not a notebook: it is not UTF-8 text. Take a fresh copy of it."
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"{path.name} is not a notebook: it is not JSON ({error}). Take a fresh copy of it."
     if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
         return f"{path.name} is not a notebook: it is JSON, but has no list of cells"

@@ -103,4 +103,5 @@ WRITERS = {".md": as_markdown, ".html": as_html, ".json": as_json}
 def write(lessons: Lessons, target: Path) -> None:
     """Write the table as Markdown, HTML or JSON, by the file's suffix."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(WRITERS[target.suffix](lessons), encoding="utf-8")
+    text = WRITERS[target.suffix](lessons)
+    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character

@@ -74,7 +74,7 @@ class _Course:
                 item.options["check"] = False  # a red box in a saved file does not count
         courses = {item.parent for item in cells if item.exercise}
         for item in cells:
-            if item.parent in courses and item.cell.execution_count is None:
+            if item.parent in courses and item.cell.get("execution_count") is None:
                 item.cell.outputs = []  # nbval refuses outputs without a count, as editors save
         for before, item in pairwise(cells):
             if item.exercise and before.parent is item.parent:

@@ -17,19 +17,23 @@ class Broken(AssertionError):
     """A call did with bad input what no call may do."""
 
 
-def settle(kind: str, call, *errors):
-    """Run one case. Its result, or None if it was refused with one of `errors`, in good words."""
+def settle(kind: str, call, *errors, about: str = "", printable: bool = True):
+    """Run one case. Its result, or None if it was refused with one of `errors`, in good words.
+
+    Good words are some, not too many, name what they are `about`, and, where they quote a file, are
+    printable: a terminal must not be told what to do by a file.
+    """
     CASES[kind] += 1
     try:
         return call()
     except errors as error:
         text = str(error)
-        if not text.strip():
-            raise Broken(f"{error!r} has no message") from error
+        if len(text.split()) < 5 or about not in text:
+            raise Broken(f"{error!r} does not say what is wrong with {about}") from error
         if len(text) > LONGEST_MESSAGE:
             raise Broken(f"a message of {len(text)} characters: {text[:300]!r}...") from error
-        text.encode()
-        if strange := {char for char in text if not char.isprintable() and char != "\n"}:
+        strange = {char for char in text if not char.isprintable() and char != "\n"}
+        if printable and strange:
             raise Broken(f"{strange} in the message {text!r}") from error
         return None
 

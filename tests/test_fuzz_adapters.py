@@ -96,7 +96,7 @@ def try_to_load(kind: str, folder: Path, files: dict[str, bytes], load=load_adap
     model = tiny()
     before = state_of(model)
     with guard(folder):
-        loaded = settle(kind, lambda: load(model, folder), *MAY_RAISE)
+        loaded = settle(kind, lambda: load(model, folder), *MAY_RAISE, about=folder.name)
     if loaded is None:
         assert state_of(model) == before
     else:
