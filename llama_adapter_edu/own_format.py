@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
@@ -28,6 +29,7 @@ from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, top_la
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 FORMAT = "llama_adapter_edu/1"
+SETTINGS = "settings"  # a copy of them, among the weights' metadata
 
 
 def to_own(
@@ -40,7 +42,7 @@ def to_own(
     tensors = {f"layers.{number}.prompts": prompts for number, prompts in weights.prompts.items()}
     tensors |= {f"layers.{number}.gate": gate for number, gate in weights.gates.items()}
     return {
-        WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
+        WEIGHTS_FILE: save(tensors, metadata={"format": "pt", SETTINGS: _as_text(weights.config)}),
         CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
     }
 
@@ -70,11 +72,27 @@ def from_own(folder: Path, model: PreTrainedModel) -> AdapterWeights:
         shapes[f"layers.{number}.prompts"] = (config.adapter_len, shape["hidden_size"])
         shapes[f"layers.{number}.gate"] = (n_gates,)
     check_tensors(folder / WEIGHTS_FILE, tensors, shapes)
+    _check_saved_together(folder, config)
     prompts, gates = (
         {number: tensors[f"layers.{number}.{part}"] for number in layers}
         for part in ("prompts", "gate")
     )
     return AdapterWeights(config, prompts, gates)
+
+
+def _as_text(config: AdaptionPromptConfig) -> str:
+    return json.dumps(asdict(config), sort_keys=True)
+
+
+def _check_saved_together(folder: Path, config: AdaptionPromptConfig) -> None:
+    """The two files cannot be moved into place at once: a kill between leaves one of each save."""
+    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+        settings = (file.metadata() or {}).get(SETTINGS)
+    if settings not in (None, _as_text(config)):
+        raise AdapterFileError(
+            f"{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} are not of the same save. A save was "
+            f"killed, or the settings were edited. The weights were saved with {shown(settings)}."
+        )
 
 
 def _difference(saved: dict, here: dict) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,34 @@ def test_the_adapter_of_that_name_is_saved_and_loaded_beside_others(adapted, wor
     assert list(adapter_configs(adapted)) == ["default", "second", "third"]
 
 
+def test_a_save_killed_between_its_two_files_is_noticed(adapted, saved, tiny, monkeypatch):
+    other = add_adaption_prompts(tiny(), replace(CONFIG, gate_activation="tanh"))
+    move = os.replace
+
+    def killed_after_the_first(source, target):
+        move(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter_files.os, "replace", killed_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        save_adapter(other, saved)
+    monkeypatch.undo()
+    with pytest.raises(AdapterFileError, match="are not of the same save"):
+        load_adapter(tiny(), saved)
+    save_adapter(other, saved)
+    load_adapter(tiny(), saved)
+
+
+def test_a_folder_in_the_way_of_a_file_loses_nothing(adapted, saved, tiny):
+    before = (saved / WEIGHTS_FILE).read_bytes()
+    (saved / CONFIG_FILE).unlink()
+    (saved / CONFIG_FILE).mkdir()
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Expected to write a file there"):
+        save_adapter(add_adaption_prompts(tiny(), CONFIG), saved)
+    assert (saved / WEIGHTS_FILE).read_bytes() == before
+    assert sorted(os.listdir(saved)) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
 def test_saving_what_is_not_there(tiny, tmp_path):
     with pytest.raises(ValueError, match="no active adapter to save"):
         save_adapter(tiny(), tmp_path / "x")
@@ -176,8 +205,14 @@ BROKEN = {
         lambda f: (f / CONFIG_FILE).write_bytes(b"\xff\xfe\x00"),
         "is not the settings file",
     ),
-    "a setting is missing": (lambda f: edit_config(f, gate=...), "settings 'gate' are missing or unknown"),
-    "an unknown setting": (lambda f: edit_config(f, speed=3), "settings 'speed' are missing or unknown"),
+    "a setting is missing": (
+        lambda f: edit_config(f, gate=...),
+        "settings 'gate' are missing or unknown",
+    ),
+    "an unknown setting": (
+        lambda f: edit_config(f, speed=3),
+        "settings 'speed' are missing or unknown",
+    ),
     "a setting out of range": (lambda f: edit_config(f, adapter_layers=0), "at least 1, got 0"),
     "another format": (
         lambda f: edit_config(f, format="llama_adapter_edu/9"),
@@ -186,6 +221,10 @@ BROKEN = {
     "another base": (
         lambda f: edit_config(f, base={"hidden_size": 64, "model_type": "llama"}),
         "was made for another base model: hidden_size 64, this model has 48",
+    ),
+    "files of two saves": (
+        lambda f: edit_config(f, gate_activation="tanh"),
+        "are not of the same save",
     ),
     "no base": (lambda f: edit_config(f, base=...), "is not the settings file"),
     "other settings than weights": (
