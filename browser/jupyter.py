@@ -94,13 +94,14 @@ class Notebook:
         self.page.keyboard.press("Control+S")
         self._wait(lambda: self.path.stat().st_mtime_ns != before, 60, "Ctrl+S")
 
-    def screenshot(self, folder: Path | None, index: int) -> None:
-        """The window with this code cell in its middle, as NAME.png; nothing without a folder."""
+    def screenshot(self, folder: Path | None, what: str, index: int) -> None:
+        """The window around this code cell's output, as NAME-what.png; nothing without a folder."""
         if folder:
             cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
-            cell.evaluate("x => x.scrollIntoView({block: 'center'})")
+            output = cell.locator(".jp-Cell-outputWrapper")
+            output.evaluate("x => x.scrollIntoView({block: 'center'})")
             self.page.wait_for_timeout(500)
-            self.page.screenshot(path=folder / f"{self.path.stem}.png")
+            self.page.screenshot(path=folder / f"{self.path.stem}-{what}.png")
 
     def _wait(self, done: Callable[[], bool], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds

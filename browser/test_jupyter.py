@@ -46,13 +46,17 @@ def test_a_learner_runs_all_solves_one_and_nbval_agrees(opened, pictures_folder)
         assert [text[0] for text, _ in cell.boxes] == expected, before.source
         assert all("not solved yet" in text and c == AMBER for text, c in cell.boxes)
 
+    opened.screenshot(pictures_folder, "open", checks[0])
+    drawn = [i for i, cell in enumerate(cells) if cell.pictures]
+    opened.screenshot(pictures_folder, "figure", max(drawn, default=0))
+
     exercise, check = lesson.exercises[0], checks[0]
     opened.write(check - 1, lesson.solution(exercise))
     opened.run_two_cells(check - 1, SLOW)
     ((text, color),) = opened.cells()[check].boxes
     assert text == f"✓ exercise {exercise.id} {', '.join(exercise.names)}: solved"
     assert color == GREEN
-    opened.screenshot(pictures_folder, check)
+    opened.screenshot(pictures_folder, "solved", check)
 
     opened.save()
     saved = code_cells(nbformat.read(opened.path, as_version=4))
