@@ -8,12 +8,14 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny_run import run_in_process, tiny_model, tiny_rows, tiny_run
+from tiny_run import run_in_process, run_with_limits, tiny_model, tiny_rows, tiny_run
 
 from llama_adapter_edu import load_adapter
 from llama_adapter_edu import resume_folder as folder_module
@@ -224,6 +226,44 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(tmp_path, m
         tiny_run(tmp_path / "runs")
 
 
+def what_stops(processes, folder, **limits):
+    hear, say = processes.Pipe(duplex=False)
+    process = processes.Process(target=run_with_limits, args=(folder, say), kwargs=limits)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return hear.recv()
+
+
+@posix
+def test_a_read_only_folder(processes):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        runs = Path(folder, "runs")
+        tiny_run(runs, save_every=2)
+        before = content(runs)
+        runs.chmod(0o555)
+        Path(folder).chmod(0o555)
+        nobody = {"user": 65534} if os.geteuid() == 0 else {}
+        for place in (runs, runs / "deeper", Path(folder, "new")):
+            said = what_stops(processes, place, **nobody)
+            assert f"cannot write {place}: Permission denied" in said
+            assert "take another folder" in said
+        Path(folder).chmod(0o755)
+        runs.chmod(0o755)
+        assert content(runs) == before
+
+
+@posix
+def test_a_file_that_cannot_be_written_to_its_end(tmp_path, processes):
+    """What a full disk does, by the system itself: `write` fails in the middle of a file."""
+    whole, _ = tiny_run()
+    said = what_stops(processes, tmp_path, largest_file=4000)
+    assert "cannot write" in said and "step-000004: File too large. Earlier checkpoints" in said
+    assert steps_in(tmp_path) == ["step-000002"]
+    assert not list(tmp_path.glob(".unfinished-*"))
+    assert tiny_run(tmp_path, save_every=2)[0].losses == whole.losses
+
+
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "runs").write_text("mine")
     with pytest.raises(OSError, match="cannot write"):
@@ -279,6 +319,24 @@ def test_a_second_ctrl_c_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_two_ctrl_c_in_the_middle_of_a_save_lose_no_earlier_checkpoint(tmp_path, monkeypatch):
+    whole, _ = tiny_run()
+    write = os.fsync
+
+    def press_twice_after_the_first_save(*args):
+        if steps_in(tmp_path):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return write(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fsync", press_twice_after_the_first_save)
+        tiny_run(tmp_path, save_every=2)
+    assert steps_in(tmp_path) == ["step-000002"]
+    assert not list(tmp_path.glob(".unfinished-*"))
+    assert tiny_run(tmp_path, save_every=2)[0].losses == whole.losses
+
+
 def poisoned(model, at_call):
     """The model with a loss of NaN from that forward pass on."""
     calls = []
@@ -308,6 +366,13 @@ def test_nan_stops_with_step_rows_and_advice_and_keeps_the_last_good_state(tmp_p
             assert torch.equal(saved[f"model.{name}"], parameter)
     _, resumed = tiny_run(tmp_path, steps=6)
     assert all(map(torch.equal, resumed.parameters(), good.parameters()))
+
+
+def test_nan_in_the_first_step_keeps_the_beginning(tmp_path):
+    good, _ = tiny_run()
+    with pytest.raises(FloatingPointError, match=r"at step 0, in the rows .*step-000000"):
+        tiny_run(tmp_path, model=poisoned(tiny_model(), at_call=1))
+    assert tiny_run(tmp_path)[0].losses == good.losses
 
 
 def test_infinite_gradients_stop_too():

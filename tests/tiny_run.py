@@ -58,6 +58,28 @@ def run_in_process(folder, started=None, die_at=None, **settings):
     tiny_run(folder, model=model, accelerator=accelerator, **settings)
 
 
+def run_with_limits(folder, said, *, user=None, largest_file=None):
+    """A run as another user, or whose files may grow so far after step 2; sends what stopped it."""
+    torch.set_num_threads(1)
+    model, calls = tiny_model(), []
+
+    def limit(*inputs):
+        calls.append(1)
+        if len(calls) == 3 and largest_file is not None:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+
+    model.register_forward_pre_hook(limit)
+    if user is not None:
+        os.seteuid(user)
+    try:
+        tiny_run(folder, model=model, accelerator=Accelerator(cpu=True), save_every=2)
+        said.send("nothing")
+    except OSError as error:
+        said.send(str(error))
+
+
 def _kill_at(last):
     """SIGKILL to this process instead of the file operation of that number."""
     count = 0
