@@ -59,7 +59,8 @@ def write(students: Class, output: Path) -> None:
     for student, lessons in students.items():
         page += [f"<h2>{html.escape(student)}</h2>", html_tables(lessons, level=3)]
     text = PAGE.format(title="Class report", body="\n".join(page))
-    output.with_name(f"{output.name}.html").write_text(text, encoding="utf-8")
+    target = output.with_name(f"{output.name}.html")
+    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character
 
 
 def _no_formula(cell: str) -> str:

@@ -51,11 +51,15 @@ def show_progress(folder: str = "notebooks") -> int:
 def read_notebook(path: Path) -> Lesson:
     """A saved notebook; one that cannot be read has a single row that says why."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = ["".join(cell.get("source", "")) for cell in cells]
-        code = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
+        return _read(path)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Lesson(path, path.stem, [Row("notebook", "", "broken", progress.unreadable(path))])
+
+
+def _read(path: Path) -> Lesson:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    code = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
     rows = [
         _judge(exercise, cells[before], sources[before], cells[here])
         for before, here in pairwise(code)

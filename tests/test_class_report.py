@@ -117,6 +117,11 @@ def test_the_better_one_of_two_notebooks_counts_and_columns_are_in_order():
     assert bob == ["bob", "", "", "0 of 2", ""]
 
 
+def test_half_a_character_is_written_as_its_number(tmp_path):
+    class_table.write({"ada": {"a": [Row("1.1", "f", "wrong", "\ud800")]}}, tmp_path / "r")
+    assert "\\ud800" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_a_folder_without_notebooks_is_told(tmp_path, capsys):
     assert command_line.main(["report", str(tmp_path)]) == 1
     assert "there is no notebook in" in capsys.readouterr().err

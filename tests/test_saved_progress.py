@@ -1,6 +1,7 @@
 """`progress`: what saved notebooks say about the exercises, and where to go on."""
 
 import copy
+import json
 
 import course
 import nbformat
@@ -73,6 +74,23 @@ def test_a_line_for_each_lesson_and_where_to_go_on(notebook, tmp_path, capsys):
     assert third.endswith("!    1 broken notebook")
     assert then.startswith(f"Go on with exercise 90.1, split_heads, in {tmp_path / 'c.ipynb'}: ")
     assert judge.endswith(f"pytest --nbval {tmp_path}")
+
+
+@pytest.mark.parametrize("cells", [3, [3], [{}], [{"source": 3}], "x"])
+def test_a_notebook_of_another_form_is_told(tmp_path, cells):
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    [row] = saved_progress.read_notebook(tmp_path / "a.ipynb").rows
+    assert row.status == "broken"
+    assert "a.ipynb is not a" in row.reason
+
+
+@pytest.mark.parametrize("outputs", [3, [3], [{"output_type": "display_data", "data": 3}]])
+def test_outputs_of_another_form_are_told(notebook, tmp_path, outputs):
+    notebook.cells[5].source = SOLVED
+    notebook.cells[6].outputs = outputs
+    (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
+    [row] = saved_progress.read_notebook(tmp_path / "a.ipynb").rows
+    assert row.status == "broken"
 
 
 def test_all_solved(notebook, tmp_path, capsys):
