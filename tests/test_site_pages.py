@@ -104,6 +104,25 @@ def test_stored_results_become_charts_with_their_numbers(name):
         assert len(chart.alt().split(";")) == len(chart.rows)
 
 
+def test_records_are_grouped_by_what_differs_and_compare_methods():
+    same = {"device": "a GPU", "adapter_len": 10}
+    records = [
+        {**same, "batch": "4 x 128", "method": "ours", "way": "eager", "median_ms": 5.0},
+        {**same, "batch": "4 x 128", "method": "LoRA", "way": "eager", "median_ms": 6.0},
+        {**same, "batch": "8 x 512", "method": "ours", "way": "eager", "median_ms": 40.0},
+        {**same, "batch": "8 x 512", "method": "LoRA", "way": "eager", "failed": "no memory"},
+    ]
+    page, charts = results.page("train_step", json.dumps(records))
+    assert "# Train step" in page and "| device | a GPU |" in page
+    assert "| adapter len | 10 |" in page
+    found = {chart.title: chart.rows for chart in charts}
+    assert found == {
+        "batch 4 x 128: median time": {"ours, eager": [5.0], "LoRA, eager": [6.0]},
+        "batch 8 x 512: median time": {"ours, eager": [40.0]},
+    }
+    assert "| ours, eager | 40.00 ms |" in page
+
+
 def test_results_without_a_reader_are_shown_whole():
     page, charts = results.page("other", json.dumps({"seconds": 3}))
     assert charts == [] and '"seconds": 3' in page

@@ -35,20 +35,25 @@ class Chart:
 
     def alt(self) -> str:
         """The chart in words: its numbers too, for those who cannot see it."""
-        means = "; ".join(f"{label}: {self.show(fmean(x))}" for label, x in self.rows.items())
-        return f"Dot chart of {self.measure}, a row for each setting. Means: {means}."
+        numbers = "; ".join(f"{label}: {self.show(fmean(x))}" for label, x in self.rows.items())
+        kind = "Values" if self._single() else "Means"
+        return f"Dot chart of {self.measure}, a row for each setting. {kind}: {numbers}."
 
     def table(self) -> str:
         """All numbers of the chart, in Markdown."""
-        lines = [
-            f"| setting | mean {self.measure} | lowest | highest | runs |",
-            "|---|--:|--:|--:|--:|",
-        ]
+        if self._single():
+            rows = [f"| {label} | {self.show(x)} |" for label, (x,) in self.rows.items()]
+            return "\n".join([f"| setting | {self.measure} |", "|---|--:|", *rows])
+        lines = [f"| setting | mean {self.measure} | lowest | highest | runs |"]
+        lines += ["|---|--:|--:|--:|--:|"]
         for label, values in self.rows.items():
             numbers = fmean(values), min(values), max(values)
             shown = " | ".join(self.show(number) for number in numbers)
             lines.append(f"| {label} | {shown} | {len(values)} |")
         return "\n".join(lines)
+
+    def _single(self) -> bool:
+        return all(len(values) == 1 for values in self.rows.values())
 
     def draw(self, path: Path) -> None:
         """Write the chart as SVG: grey rings are runs, a blue bar is their mean."""
@@ -64,9 +69,8 @@ class Chart:
         scale = 100 if self.unit == "%" else 1
         for row, values in enumerate(self.rows.values()):
             ax.plot([scale * x for x in values], [row] * len(values), "o", mfc="none", color=GREY)
-            ax.plot(scale * fmean(values), row, "|", color=BLUE, ms=15, mew=3)
-        ax.plot([], [], "o", mfc="none", color=GREY, label="one run")
-        ax.plot([], [], "|", color=BLUE, ms=12, mew=3, label="mean")
+            if not self._single():
+                ax.plot(scale * fmean(values), row, "|", color=BLUE, ms=15, mew=3)
         ax.set_yticks(range(len(labels)), labels)
         label = f"{self.measure} ({self.unit})" if self.unit else self.measure
         ax.set(ylim=(len(labels) - 0.5, -0.5), xlabel=label)
@@ -76,5 +80,8 @@ class Chart:
             ax.set_xlim(-2 if self.unit == "%" else 0, 103 if self.unit == "%" else None)
         ax.grid(axis="x", color="#dddddd")
         ax.set_axisbelow(True)
-        fig.legend(loc="outside upper right", ncols=2, frameon=False)
+        if not self._single():
+            ax.plot([], [], "o", mfc="none", color=GREY, label="one run")
+            ax.plot([], [], "|", color=BLUE, ms=12, mew=3, label="mean")
+            fig.legend(loc="outside upper right", ncols=2, frameon=False)
         return fig

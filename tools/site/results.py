@@ -1,4 +1,4 @@
-"""What the stored results say, as charts: one function for each file the benchmarks write."""
+"""What the stored results say, as charts: a function for each kind of file."""
 
 import json
 from collections import defaultdict
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tools.site.charts import Chart
+from tools.site.records import charts_of, same_everywhere
 
 
 @dataclass(frozen=True)
@@ -118,19 +119,28 @@ READERS: dict[str, Callable[[dict], Results]] = {
 }
 
 
+def other(name: str, content: object) -> Results:
+    """A file without a reader of its own: the charts of its records, if it is a list of them."""
+    title = name.replace("_", " ").capitalize()
+    if not (isinstance(content, list) and content and isinstance(content[0], dict)):
+        return Results(title, "", {}, [])
+    conditions, charts = same_everywhere(content), _filled(charts_of(content))
+    return Results(title, "", conditions, charts)
+
+
 def page(name: str, text: str) -> tuple[str, list[Chart]]:
     """The page of `name`.json, in Markdown, and the charts that it shows as `name`-chart.svg.
 
-    A file without a reader of its own is shown whole.
+    A file that cannot be drawn is shown whole.
     """
     content = json.loads(text)
-    results = READERS[name](content) if name in READERS else Results(name, "", {}, [])
+    results = READERS[name](content) if name in READERS else other(name, content)
     lines = [f"# {results.title}", "", results.text, "", *_conditions(results.conditions)]
     for chart in results.charts:
         lines += ["", f"## {chart.title}", "", f"![{chart.alt()}](figures/{name}-{chart.name}.svg)"]
         lines += ["", chart.table()]
-    if name not in READERS:
-        lines += ["```json", json.dumps(content, indent=1), "```"]
+    if not results.charts:
+        lines += ["", "```json", json.dumps(content, indent=1), "```"]
     lines += ["", f"All runs: {{download}}`{name}.json <data/{name}.json>`", ""]
     return "\n".join(lines), results.charts
 
