@@ -6,6 +6,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+import strict_warnings
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -20,6 +21,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+    strict_warnings.install()
 
 
 def pytest_collection_modifyitems(config, items):
