@@ -1,6 +1,6 @@
 """The fuzz tests with many cases, counted and recorded.
 
-    python benchmarks/fuzz.py [--scale 20]
+    python benchmarks/fuzz.py [--scale 10]
 
 `pytest` runs some hundreds of cases, the same ones each time. This runs `scale` times as many,
 drawn at random, and writes `benchmarks/results/fuzz.json`: how many cases of which kind, with which
@@ -28,7 +28,7 @@ PACKAGES = ("torch", "safetensors", "transformers", "datasets", "nbval", "hypoth
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--scale", type=int, default=20, help="times the cases of a normal run")
+    parser.add_argument("--scale", type=int, default=10, help="times the cases of a normal run")
     scale = parser.parse_args().scale
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
