@@ -35,12 +35,12 @@ test-newest: .venv-newest/ready  ## the library's tests with the newest versions
 .venv-oldest/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tools/lower_bounds.py $(TORCH) > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[dev]"
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[dev,quantized]"
 	touch $@
 
 .venv-newest/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade $(TORCH) -e ".[dev]"
+	.venv-newest/bin/python -m pip install --quiet --upgrade $(TORCH) -e ".[dev,quantized]"
 	touch $@
 
 lessons: $(VENV)/ready  ## build notebooks, references and teaching notes from their masters

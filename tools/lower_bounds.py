@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-BOUND = re.compile(r'"([a-z-]+)>=([0-9.]+)"')
+BOUND = re.compile(r'"([a-z0-9-]+)>=([0-9.]+)[";]')
 
 
 def lower_bounds(project: str, instead: list[str]) -> list[str]:
