@@ -102,16 +102,15 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def fake_hub(monkeypatch):
     """The server; `.repositories`, `.private` and `.asked` are what it holds and was asked."""
-    from huggingface_hub import constants, hf_api
+    from huggingface_hub import constants, file_download, hf_api
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.repositories, server.private, server.asked = {}, {}, []
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace(constants.ENDPOINT, address)
-    )
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    for module in (constants, file_download):  # the latter has its own in old versions
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(hf_api.api, "endpoint", address)
     try:
