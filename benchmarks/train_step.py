@@ -4,9 +4,9 @@
     python -m benchmarks.train_step --shape smollm2-real --batches course --batch-sizes 8
     python -m benchmarks.train_step --shape llama-7b --batch-sizes 8 --lengths 512       # 80 GB GPU
 
-A step is forward, backward and AdamW. Ways to run it: eager; `compile` (torch.compile of the model
-and the loss); `graphs` (ours alone: `finetune(cuda_graphs=True)`, compiled layers in CUDA graphs).
-The others train as their users train them: `model(**batch).loss`, logits for every position.
+A step is forward, backward and AdamW. Ways to run it: eager; `compile` (torch.compile of each
+decoder layer); `graphs` (ours alone: in CUDA graphs, as `finetune(cuda_graphs=True)` does it).
+The others train as their users train them: `model(**batch).loss`, logits for all positions.
 
 The floor is the time that the step's matrix products take at the rate of a large matrix product on
 the same machine. Results go to `results/train_step.json`; a call replaces its own settings there.
@@ -15,6 +15,7 @@ the same machine. Results go to `results/train_step.json`; a call replaces its o
 import argparse
 import gc
 import sys
+import traceback
 from itertools import product
 from pathlib import Path
 
@@ -35,9 +36,10 @@ from benchmarks.methods import (
     random_batch,
     step_flops,
 )
+from llama_adapter_edu.attention_interface import decoder_of
 from llama_adapter_edu.cuda_graphs import GraphedGradients
 from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.training_step import answer_loss, columns_loss_sum, labelled_columns
+from llama_adapter_edu.training_step import answer_loss
 
 METHODS = (OURS, PEFTS, LORA, BASE, FULL)
 WAYS = ("eager", "compile", "graphs")
@@ -45,38 +47,23 @@ WAYS = ("eager", "compile", "graphs")
 
 def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor]) -> Step:
     """A call that does one whole step and returns its loss; of the base, the forward alone."""
-    columns = labelled_columns(batch["labels"])
-    n_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
     if way == "compile":
-        if method == OURS:
-            # fullgraph: an error, not a slow run, if anything in our code breaks the graph.
-            compiled = torch.compile(columns_loss_sum, fullgraph=True)
-
-            def loss_of_batch() -> Tensor:
-                return compiled(model, batch, columns) / n_tokens
-        else:
-            model = torch.compile(model)
-
-            def loss_of_batch() -> Tensor:
-                return model(**batch, use_cache=False).loss
-    elif method in (OURS, BASE):
-
-        def loss_of_batch() -> Tensor:
-            return answer_loss(model, batch)
-    else:
-
-        def loss_of_batch() -> Tensor:
-            return model(**batch, use_cache=False).loss
-
+        for layer in decoder_of(getattr(model, "get_base_model", lambda: model)()).layers:
+            layer.compile()
     if method == BASE:
-        return torch.no_grad()(loss_of_batch)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5)
-    graphs = GraphedGradients(model, pad_token_id=0) if way == "graphs" else None
+        return torch.no_grad()(lambda: answer_loss(model, batch))
+
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    if way == "graphs":
+        n_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+        graphs = GraphedGradients(model, pad_token_id=0)
 
     def step() -> Tensor:
-        loss = graphs(batch, n_tokens) if graphs else loss_of_batch()
-        if not graphs:
+        if way == "graphs":
+            loss = graphs(batch, n_tokens)
+        else:
+            own = method == OURS
+            loss = answer_loss(model, batch) if own else model(**batch, use_cache=False).loss
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -129,7 +116,7 @@ def compare(
             loss, peak = first_steps(step, device)
         except (RuntimeError, ValueError, torch.OutOfMemoryError) as error:
             record["failed"] = str(error).split("\n")[0][:200]
-            print(f"{method}, {way}: {record['failed']}", file=sys.stderr)
+            traceback.print_exc()
             continue
         lowest = config.num_hidden_layers - options.adapter_layers
         lowest = max(0, lowest) if method in (OURS, PEFTS) else 0

@@ -7,13 +7,27 @@ are padded to a few sizes, and each size is recorded when it first comes.
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from llama_adapter_edu.data import IGNORE_INDEX
+from llama_adapter_edu.training_config import TrainingConfig
 from llama_adapter_edu.training_step import columns_loss_sum, labelled_columns
 
 BUCKET = 16  # columns: lengths are rounded up to a multiple of this
+
+
+def check_possible(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Raise ValueError if a run with these settings cannot be recorded."""
+    plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
+    if accelerator.device.type != "cuda" or not plain or config.micro_batch_size is not None:
+        raise ValueError(
+            "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision and "
+            f"micro-batches. Here: {accelerator.num_processes} processes on {accelerator.device}, "
+            f"mixed_precision={accelerator.mixed_precision!r}, "
+            f"micro_batch_size={config.micro_batch_size}. Leave cuda_graphs out."
+        )
 
 
 def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str, Tensor], int]:

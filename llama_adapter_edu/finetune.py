@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapt import gate_openings
-from llama_adapter_edu.cuda_graphs import GraphedGradients
+from llama_adapter_edu.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.interrupts import caught_interrupts
 from llama_adapter_edu.resume_folder import ResumeFolder
 from llama_adapter_edu.training_config import (
@@ -86,7 +86,7 @@ def finetune(
     config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
     _check(accelerator, save_every)
     if cuda_graphs:
-        _check_cuda_graphs(accelerator, config)
+        check_possible(accelerator, config)
     columns = dataset.select_columns(["input_ids", "labels"])
     batches = training_batches([len(ids) for ids in columns["input_ids"]], config)
     optimizer = make_optimizer(model, config)
@@ -187,17 +187,6 @@ def _check(accelerator: Accelerator, every: int) -> None:
         raise ValueError(
             f"the accelerator uses {accelerator.distributed_type.value}, which would cut the "
             "adapters into pieces. Start without it; shard_base(model) spreads the frozen base."
-        )
-
-
-def _check_cuda_graphs(accelerator: Accelerator, config: TrainingConfig) -> None:
-    plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
-    if accelerator.device.type != "cuda" or not plain or config.micro_batch_size is not None:
-        raise ValueError(
-            "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision and "
-            f"micro-batches. Here: {accelerator.num_processes} processes on {accelerator.device}, "
-            f"mixed_precision={accelerator.mixed_precision!r}, "
-            f"micro_batch_size={config.micro_batch_size}. Leave cuda_graphs out."
         )
 
 

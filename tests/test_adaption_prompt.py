@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from llama_adapter_edu.adaption_prompt import (
+    GATE_ACTIVATIONS,
     AdaptionPrompt,
     gated_prompt_attention,
     prompt_attention,
@@ -228,3 +229,22 @@ def test_prompts_move_with_the_model_and_stay_float32():
 def test_prompts_can_be_made_on_another_device():
     module = AdaptionPrompt(7, 20, 6, device="meta")
     assert {p.device.type for p in module.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("activation", ["tanh", "identity"])
+def test_the_modules_one_kernel_computes_the_taught_function(activation):
+    prompt = AdaptionPrompt(7, 12, 6, gate_activation=activation)
+    with torch.no_grad():
+        prompt.gate.normal_()
+    query, key, value = torch.randn(2, 6, 5, 4), torch.randn(3, 7, 4), torch.randn(3, 7, 4)
+    tensors = [tensor.requires_grad_() for tensor in (query, key, value)]
+    opening = GATE_ACTIVATIONS[activation]
+    results = (
+        prompt(query, key, value, 0.3),
+        gated_prompt_attention(query, key, value, prompt.gate, opening, 0.3),
+    )
+    torch.testing.assert_close(*results)
+    weights = torch.randn_like(results[0])
+    gradients = [torch.autograd.grad((r * weights).sum(), [*tensors, prompt.gate]) for r in results]
+    for mine, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, right)
