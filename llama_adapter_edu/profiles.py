@@ -55,7 +55,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("cpu", torch.float32, "no", 16, 8, None, 12),
+        Profile("cpu", torch.float32, "no", 36, 4, None, 24),
         Profile("t4", torch.float16, "fp16", 200, 32, 16, 200),
         Profile("gpu", torch.bfloat16, "no", 200, 32, None, 200),
     )

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,12 @@ from datasets import Dataset
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.data import IGNORE_INDEX, collate
+
+CHUNK = 1024  # positions: 200 MB of float32 logits with a vocabulary of 49,152
 
 
 def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
@@ -59,12 +63,26 @@ def columns_loss_sum(
         use_cache=False,
         logits_to_keep=predicting,
     ).logits
-    return F.cross_entropy(
-        rearrange(logits.float(), "b s v -> (b s) v"),
-        rearrange(labels[:, -n_columns:], "b s -> (b s)"),
-        ignore_index=IGNORE_INDEX,
-        reduction="sum",
+    return cross_entropy_sum(
+        rearrange(logits, "b s v -> (b s) v"), rearrange(labels[:, -n_columns:], "b s -> (b s)")
     )
+
+
+def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Sum of the cross entropy (nats) of n positions, in float32.
+
+    Many positions go in chunks, once more in the backward pass: their float32 copies never exist
+    all at once.
+    """
+
+    def of_chunk(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+
+    if len(labels) <= CHUNK:
+        return of_chunk(logits, labels)
+    chunks = zip(logits.split(CHUNK), labels.split(CHUNK), strict=True)
+    again = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
+    return torch.stack([again(*chunk) for chunk in chunks]).sum()
 
 
 def answer_loss_sum(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
 
-from llama_adapter_edu import load_adapter
+from llama_adapter_edu import load_adapter, training_step
 from llama_adapter_edu.adapt import adapter_prompts
 from llama_adapter_edu.data import collate
 from llama_adapter_edu.finetune import (
@@ -78,6 +78,19 @@ def open_gates(model):
     with torch.no_grad():
         for prompt in adapter_prompts(model, "default").values():
             prompt.gate.normal_()
+
+
+def test_a_loss_in_chunks_is_the_same_loss(monkeypatch):
+    logits, labels = torch.randn(23, 11), torch.randint(0, 11, (23,))
+    labels[::3] = -100
+    at_once, in_chunks = (logits.clone().requires_grad_() for _ in range(2))
+    right = F.cross_entropy(at_once, labels, reduction="sum")
+    monkeypatch.setattr(training_step, "CHUNK", 5)
+    loss = training_step.cross_entropy_sum(in_chunks, labels)
+    torch.testing.assert_close(loss, right)
+    right.backward()
+    loss.backward()
+    torch.testing.assert_close(in_chunks.grad, at_once.grad)
 
 
 def test_a_mean_of_means_would_be_another_number():
