@@ -35,6 +35,7 @@ VERSIONS = ROOT / "tools" / "colab_versions.txt"
 WORK = ROOT / "build" / "colab"
 PYTHON = WORK / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
 NOTEBOOK = "lesson.ipynb"
+SECONDS = 900  # of a cell, on a busy machine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,7 +100,7 @@ def trial(lesson: Lesson, wheel: Path, folder: Path, first: bool) -> list[str]:
     (folder / NOTEBOOK).write_text(write_text(notebook), encoding="utf-8")
     if first:
         shutil.copy(wheel, folder)
-    command = (PYTHON, "-m", "jupyter", "execute", "--inplace", "--timeout=900", NOTEBOOK)
+    command = (PYTHON, "-m", "jupyter", "execute", "--inplace", f"--timeout={SECONDS}", NOTEBOOK)
     log = run(*command, folder=folder, check=False)
     ran = nbformat.read(folder / NOTEBOOK, as_version=4)
     if any(cell.execution_count is None for cell in code_cells(ran)):
@@ -137,7 +138,8 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
 def checked_by_nbval(lesson: Lesson, folder: Path, solved: list[str]) -> list[str]:
     """What the learner's own run of pytest says about the saved notebook."""
     run(PYTHON, "-m", "pip", "install", "-q", "nbval")
-    command = ("-m", "pytest", "-q", "--nbval", NOTEBOOK, "--progress-report=report.md")
+    command = ("-m", "pytest", "-q", "--nbval", f"--nbval-cell-timeout={SECONDS}", NOTEBOOK)
+    command += ("--progress-report=report.md",)
     printed = run(PYTHON, *command, folder=folder, check=False)
     report = folder / "report.md"
     rows = report.read_text(encoding="utf-8") if report.is_file() else ""
