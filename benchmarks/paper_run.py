@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         "shape": options.shape,
         "dtype": str(dtype).removeprefix("torch."),
         "batch_size": options.batch_size,
-        "measured_seconds": round(took, 1),
+        "measured_seconds": round(took, 3),
         "rows": done,
         "mean_tokens_a_row": round(tokens / done, 1),
         "tokens_per_second": round(tokens / took),

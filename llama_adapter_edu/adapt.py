@@ -139,14 +139,19 @@ def adapter_prompts(model: PreTrainedModel, adapter_name: str) -> dict[int, Adap
     Raises:
         ValueError: the model has no adapter of that name.
     """
-    configs = adapter_configs(model)
-    if adapter_name not in configs:
-        raise ValueError(f"no adapter named {adapter_name!r}; the model has {sorted(configs)}.")
+    check_adapter_name(model, adapter_name)
     return {
         number: attention.adaption_prompts[adapter_name]
         for number, attention in enumerate(attention_layers(model))
         if adapter_name in attention.adaption_prompts
     }
+
+
+def check_adapter_name(model: PreTrainedModel, adapter_name: str) -> None:
+    """Raise ValueError if the model has no adapter of that name."""
+    configs = adapter_configs(model)
+    if adapter_name not in configs:
+        raise ValueError(f"no adapter named {adapter_name!r}; the model has {sorted(configs)}.")
 
 
 def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
@@ -155,10 +160,10 @@ def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     Raises:
         ValueError: the model has no adapter of that name.
     """
-    adapter_prompts(model, adapter_name)
+    check_adapter_name(model, adapter_name)
     model.adapter_state.active = adapter_name
-    for name in adapter_configs(model):
-        for prompt in adapter_prompts(model, name).values():
+    for attention in attention_layers(model):
+        for name, prompt in attention.adaption_prompts.items():
             prompt.requires_grad_(name == adapter_name)
 
 
@@ -179,7 +184,7 @@ def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     Raises:
         ValueError: the model has no adapter of that name.
     """
-    adapter_prompts(model, adapter_name)
+    check_adapter_name(model, adapter_name)
     for attention in attention_layers(model):
         if adapter_name in attention.adaption_prompts:
             del attention.adaption_prompts[adapter_name]

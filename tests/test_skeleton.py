@@ -8,6 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks import report
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -84,3 +86,7 @@ def test_taught_code_uses_named_axes():
         if path.exists():
             code = path.read_text(encoding="utf-8")
             assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
+
+
+def test_the_results_in_the_readme_are_those_of_the_benchmarks():
+    assert report.written(README) == README, "run: python -m benchmarks.report --write"

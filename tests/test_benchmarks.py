@@ -1,0 +1,75 @@
+"""The speed benchmarks on a tiny model: they compare the same thing, and keep what they find."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import decode, measure, paper_run, train_step
+from benchmarks.methods import BASE, FULL, LORA, OURS, PEFTS, SHAPES, Base, prepare, step_flops
+
+TINY = ["--shape", "tiny", "--cpu", "--rounds", "2"]
+
+
+def records(path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_all_methods_start_from_the_same_loss_and_are_timed(tmp_path, capsys):
+    path = tmp_path / "train_step.json"
+    options = [*TINY, "--batch-sizes", "2", "--lengths", "9", "--output", str(path)]
+    assert train_step.main([*options, "--methods", OURS, PEFTS, LORA, BASE, FULL]) == 0
+    found = records(path)
+    assert [record["method"] for record in found] == [OURS, PEFTS, LORA, BASE, FULL]
+    assert {record["first_loss"] for record in found} == {found[0]["first_loss"]}
+    for record in found:
+        assert 0 < record["lowest_ms"] <= record["median_ms"] <= record["highest_ms"]
+        assert record["torch"] == torch.__version__
+    assert "median_ms" in capsys.readouterr().out
+
+
+def test_one_batch_changes_the_weights_of_no_other_method():
+    base = Base("tiny", torch.device("cpu"), torch.float32)
+    before = {name: weight.clone() for name, weight in base.weights.items()}
+    model = prepare(OURS, base.model(), 4, 2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    assert all(torch.equal(base.weights[name], weight) for name, weight in before.items())
+
+
+def test_the_floor_counts_each_weight_once_forward_and_once_or_twice_backward():
+    config = SHAPES["llama-7b"]
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000
+    assert step_flops(config, 10, 10, lowest_layer=0) == 2 * 2 * weights * 10
+    assert step_flops(config, 10, 10, lowest_layer=0, full=True) == 3 * 2 * weights * 10
+    assert step_flops(config, 10, 0, lowest_layer=32) == 2 * (weights - 4096 * 32000) * 10
+
+
+def test_decoding_is_timed_with_every_kind_of_adapter(tmp_path):
+    path = tmp_path / "decode.json"
+    decode.main([*TINY, "--new-tokens", "3", "--output", str(path)])
+    *answers, swap = records(path)
+    assert [record["method"] for record in answers] == list(decode.METHODS)
+    assert all(record["tokens_per_second"] > 0 for record in answers)
+    assert swap["way"] == "set_adapter"
+
+
+def test_the_papers_run_is_extrapolated_from_what_was_measured(tmp_path):
+    path = tmp_path / "paper_run.json"
+    paper_run.main(
+        ["--shape", "tiny", "--cpu", "--seconds", "0.1", "--batch-size", "4", "--output", str(path)]
+    )
+    [record] = records(path)
+    hours = 52_002 * 5 * record["measured_seconds"] / record["rows"] / 3600
+    assert record["extrapolated_hours_of_the_papers_run"] == pytest.approx(hours, abs=0.006, rel=0.02)
+    assert record["measured_seconds"] >= 0.1
+
+
+def test_a_new_measurement_replaces_the_old_one_of_the_same_setting(tmp_path):
+    path = tmp_path / "results.json"
+    measure.keep(path, [{"method": "a", "batch": "1", "median_ms": 1.0}])
+    measure.keep(path, [{"method": "b", "batch": "1", "median_ms": 2.0}])
+    measure.keep(path, [{"method": "a", "batch": "1", "median_ms": 3.0}])
+    assert [(r["method"], r["median_ms"]) for r in records(path)] == [("b", 2.0), ("a", 3.0)]
