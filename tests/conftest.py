@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # old kernels print advice about it
 
 import pytest
 import strict_warnings

@@ -189,8 +189,9 @@ def test_the_llama_shim_hands_out_what_our_own_layer_computes(llama):
 
 def test_a_failing_call_leaves_no_hook(llama):
     attention = llama[0].model.layers[0].self_attn
+    layer = LlamaAttentionWithQueries(attention)
     with pytest.raises(RuntimeError):
-        LlamaAttentionWithQueries(attention)(torch.randn(1, 3, 5), (None, None))
+        layer(torch.randn(1, 3, 5), (None, None), attention_mask=None)
     assert not attention.q_proj._forward_hooks
 
 
