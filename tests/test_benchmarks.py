@@ -63,7 +63,9 @@ def test_the_papers_run_is_extrapolated_from_what_was_measured(tmp_path):
     )
     [record] = records(path)
     hours = 52_002 * 5 * record["measured_seconds"] / record["rows"] / 3600
-    assert record["extrapolated_hours_of_the_papers_run"] == pytest.approx(hours, abs=0.006, rel=0.02)
+    assert record["extrapolated_hours_of_the_papers_run"] == pytest.approx(
+        hours, abs=0.006, rel=0.02
+    )
     assert record["measured_seconds"] >= 0.1
 
 
