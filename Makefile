@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test test-slow test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
+.PHONY: demo test test-slow fuzz test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -20,6 +20,9 @@ lab: $(VENV)/ready  ## open the lessons in JupyterLab
 
 test-slow: $(VENV)/ready  ## the tests that take minutes: several processes, killed in many ways
 	$(RUN) -m pytest --slow -m slow
+
+fuzz: $(VENV)/ready  ## broken and hostile files, many more than in the tests; records the counts
+	$(RUN) benchmarks/fuzz.py
 
 # The oldest and the newest versions, each in an environment of its own: make test-oldest
 # Another torch than the oldest or newest, say a smaller build:  make test-oldest TORCH=torch==2.13.0
