@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from torch import empty, set_default_device  # as installed, whatever is replaced later
 
 from llama_adapter_edu._side_effects import no_figures_left, no_threads_left, original_functions
 
@@ -33,7 +34,7 @@ def standard_conditions() -> Iterator[None]:
 @contextmanager
 def _settings() -> Iterator[None]:
     undo = [(setter, getter()) for setter, getter in _SETTINGS]
-    device = torch.get_default_device()
+    device = _default_device()
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)  # the CPU's; a GPU's random state is not touched
@@ -68,10 +69,14 @@ _SETTINGS = [
 ]
 
 
+def _default_device() -> torch.device:
+    return empty(0).device  # torch 2.6 cannot tell after `set_default_device(None)`
+
+
 def _set_device(device: torch.device) -> None:
     """Only where it changes something: an explicit default device slows every call of torch."""
-    if device != torch.get_default_device():
-        torch.set_default_device(None if device.type == "cpu" else device)
+    if device != _default_device():
+        set_default_device(None if device.type == "cpu" else device)
 
 
 class TimeLimit:
