@@ -4,9 +4,10 @@
     fails    the name is bound to the course's reference, so that later cells run; then the check
              raises CheckFailed (under pytest and in scripts) or shows a red box (live Jupyter)
 
-Every check starts from the same conditions (seed 0, float32, gradients on, CPU) and leaves random
-state and torch's settings as it found them. During a check, a learner's function that changes one
-of its input tensors in place is caught.
+Every check starts from the same conditions (seed 0, float32, gradients on, CPU, functions of torch
+as installed) and leaves random state and settings as it found them, and no thread or figure: see
+`_conditions.py`. During a check, a learner's function that changes one of its input tensors in
+place is caught.
 """
 
 import functools
