@@ -50,9 +50,9 @@ class Notebook:
     def __init__(self, page: Page, path: Path, address: str):
         self.page, self.path = page, path
         page.goto(address.format(path=path.name))
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=120_000)
         # Before that, Run would ask which kernel to take.
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
 
     def run_all(self, seconds: float) -> None:
         """Menu Run, Run All Cells; wait for the last one."""

@@ -23,6 +23,7 @@ def opened(chromium, tmp_path, request):
     path.write_bytes(request.param.read_bytes())
     with jupyterlab(tmp_path) as address, chromium.new_context() as surroundings:
         page = surroundings.new_page()
+        page.set_default_timeout(120_000)
         page.set_viewport_size({"width": 1200, "height": 800})
         yield Notebook(page, path, address)
 
