@@ -70,13 +70,17 @@ _SETTINGS = [
 
 
 def _default_device() -> torch.device:
-    return empty(0).device  # torch 2.6 cannot tell after `set_default_device(None)`
+    return empty(0).device
 
 
 def _set_device(device: torch.device) -> None:
     """Only where it changes something: an explicit default device slows every call of torch."""
     if device != _default_device():
         set_default_device(None if device.type == "cpu" else device)
+        try:
+            torch.get_default_device()
+        except AttributeError:  # torch 2.6 cannot tell after None, and transformers asks
+            set_default_device(device)
 
 
 class TimeLimit:

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
@@ -24,6 +24,7 @@ LIBRARIES = (os.path.dirname(__file__), *map(sysconfig.get_path, ("stdlib", "pur
 MODULES = (torch, torch.nn, torch.nn.functional, torch.linalg, einops, np, np.random, random, math)
 CLASSES = (torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.Embedding)
 MADE_BY_PYTHON = ("<frozen", "<string>")  # file names of imports and of generated methods
+AT_ONCE = 0.05  # seconds in which most threads are over
 PATIENCE = 1.0  # seconds that threads get to end by themselves
 LAST_LINE = 0.2  # seconds that a stopped thread gets to end its line
 ABSENT = object()
@@ -104,29 +105,32 @@ def no_threads_left() -> Iterator[None]:
         for thread in threading.enumerate():
             if thread.ident not in before and isinstance(thread, threading.Timer):
                 thread.cancel()
-        started = {ident for ident in _threads_of_the_notebook() if ident not in before}
-        _wait(started, PATIENCE)
-        for ident in started:
-            _stop(ident)
-        _wait(started, LAST_LINE)
+        _wait(lambda: set(sys._current_frames()) - before, AT_ONCE)
+        _wait(lambda: _threads_of_the_notebook() - before, PATIENCE)
+        # Again and again: some code on the way may swallow it.
+        _wait(lambda: _stop(_threads_of_the_notebook() - before), LAST_LINE)
 
 
-def _threads_of_the_notebook() -> Iterator[int]:
+def _threads_of_the_notebook() -> set[int]:
     """Not helpers of some library, such as the one that watches tqdm's bars."""
+    found = set()
     for ident, frame in sys._current_frames().items():
         files = {f.f_code.co_filename for f, _ in traceback.walk_stack(frame)}
         if not all(file.startswith((*LIBRARIES, *MADE_BY_PYTHON)) for file in files):
-            yield ident
+            found.add(ident)
+    return found
 
 
-def _wait(idents: set[int], seconds: float) -> None:
+def _wait(going_on: Callable[[], set[int]], seconds: float) -> None:
     # Not `thread.join`: Python 3.11 loses threads whose `join` was interrupted.
     end = monotonic() + seconds
-    while idents & set(sys._current_frames()) and monotonic() < end:
-        sleep(0.01)
+    while going_on() and monotonic() < end:
+        sleep(0.005)
 
 
-def _stop(ident: int) -> None:
-    """End a thread at its next line of Python; one that sleeps ends when it wakes up."""
+def _stop(idents: set[int]) -> set[int]:
+    """End threads at their next line of Python; one that sleeps ends when it wakes up."""
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    raise_in(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
+    for ident in idents:
+        raise_in(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
+    return idents
