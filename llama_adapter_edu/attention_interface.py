@@ -35,7 +35,9 @@ class AdapterState:
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """The stack of decoder layers inside a model with a head, or inside a multi-modal one."""
     base = model.base_model
-    return next((getattr(base, n) for n in ("language_model", "decoder") if hasattr(base, n)), base)
+    return next(
+        (getattr(base, n) for n in ("language_model", "decoder", "model") if hasattr(base, n)), base
+    )
 
 
 def attention_layers(model: PreTrainedModel) -> list[nn.Module]:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapt import gate_openings
+from llama_adapter_edu.base_support import check_gradients
 from llama_adapter_edu.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.interrupts import caught_interrupts
 from llama_adapter_edu.resume_folder import ResumeFolder
@@ -158,6 +159,7 @@ class _Run:
             part, self.micro_batch_size = accumulate_within_memory(
                 self.model, self.rows, numbers, self.micro_batch_size, self.accelerator
             )
+        check_gradients(self.model)
         parts = torch.stack([part, torch.full_like(part, interrupted())])
         loss, stops = self.accelerator.reduce(parts).tolist()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)

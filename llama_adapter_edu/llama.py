@@ -69,17 +69,6 @@ def load_llama(
     return model.to(device).eval(), tokenizer
 
 
-def fast_dtype(device: str | torch.device) -> torch.dtype:
-    """bfloat16 where this device multiplies matrices in it, half the work; else float32."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        fast = torch.cuda.get_device_capability()[0] >= 8
-    else:  # older versions of PyTorch cannot say
-        features = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
-        fast = features.get("avx512_bf16", False) or features.get("amx_bf16", False)
-    return torch.bfloat16 if fast else torch.float32
-
-
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
     try:

@@ -27,7 +27,7 @@ from llama_adapter_edu.adapt import (
 from llama_adapter_edu.checkpoint import WEIGHTS_FILE, save_adapter
 from llama_adapter_edu.data import encode_dataset, home_commands
 from llama_adapter_edu.finetune import History, TrainingConfig, finetune
-from llama_adapter_edu.llama import fast_dtype, load_llama
+from llama_adapter_edu.llama import load_llama
 
 SHOWN = 5
 
@@ -60,8 +60,7 @@ def run_main_job(
     folder.mkdir(parents=True, exist_ok=True)
 
     accelerator = Accelerator(cpu=cpu)
-    dtype = fast_dtype(accelerator.device)  # of the frozen base; the adapter is always float32
-    llama, tokenizer = load_llama(model, device=accelerator.device, dtype=dtype)
+    llama, tokenizer = load_llama(model, device=accelerator.device)
     train = encode_dataset(home_commands("train", steps * batch_size, seed=seed), tokenizer)
     set_seed(seed)
     add_adaption_prompts(llama, config)
@@ -88,7 +87,6 @@ def run_main_job(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
-        "base_dtype": str(dtype).removeprefix("torch."),
         "final_loss": history.losses[-1],
         "adapter_bytes": (folder / WEIGHTS_FILE).stat().st_size,
         "seconds": round(time.perf_counter() - start, 1),

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from llama_adapter_edu import _convert, _fetch, _sources
-from llama_adapter_edu.llama import fast_dtype, load_llama
+from llama_adapter_edu.llama import load_llama
 
 ROOT = Path(__file__).parents[1]
 
@@ -690,12 +690,3 @@ def test_model_in_the_hubs_cache_needs_no_network(monkeypatch, tiny_folder):
     with pytest.raises(OSError, match="seen enough"):
         load_llama("owner/model")
     assert loaded == [("owner/model", True, False)]
-
-
-def test_the_fast_dtype_is_bfloat16_only_where_the_cpu_computes_in_it(monkeypatch):
-    for features, dtype in {"avx512_bf16": torch.bfloat16, "avx2": torch.float32}.items():
-        can = {features: True, "amx_bf16": False}
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
-        assert fast_dtype("cpu") == dtype
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert fast_dtype("cpu") == torch.float32
