@@ -17,8 +17,7 @@ r query heads per key/value head (h = g * r), d head width, m model width.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -85,18 +84,6 @@ def gated_prompt_attention(
     return (opening * attended).to(attended.dtype)
 
 
-def fused_prompt_attention(
-    query: Float[Tensor, "b h s d"],
-    prompt_key: Float[Tensor, "g p d"],
-    prompt_value: Float[Tensor, "g p d"],
-    scale: float | None = None,
-) -> Float[Tensor, "b h s d"]:
-    """`prompt_attention` in one kernel of PyTorch: faster, the same up to rounding."""
-    sizes = {"b": query.shape[0], "r": query.shape[1] // prompt_key.shape[0]}
-    key, value = (repeat(x, "g p d -> b (g r) p d", **sizes) for x in (prompt_key, prompt_value))
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)
-
-
 GATE_ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda gate: gate}
 
 
@@ -138,8 +125,8 @@ class AdaptionPrompt(nn.Module):
         scale: float | None = None,
     ) -> Float[Tensor, "b h s d"]:
         """`gated_prompt_attention` with this layer's gate."""
-        attended = fused_prompt_attention(query, prompt_key, prompt_value, scale)
-        return (rearrange(self.gate_opening, "h -> h 1 1") * attended).to(attended.dtype)
+        activation = GATE_ACTIVATIONS[self.gate_activation]
+        return gated_prompt_attention(query, prompt_key, prompt_value, self.gate, activation, scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptionPrompt":
         # Moves with the model (.to, .cuda), but `.half()` and `.bfloat16()` leave it float32.

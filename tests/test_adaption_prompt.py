@@ -232,7 +232,7 @@ def test_prompts_can_be_made_on_another_device():
 
 
 @pytest.mark.parametrize("activation", ["tanh", "identity"])
-def test_the_modules_one_kernel_computes_the_taught_function(activation):
+def test_the_module_computes_the_taught_function(activation):
     prompt = AdaptionPrompt(7, 12, 6, gate_activation=activation)
     with torch.no_grad():
         prompt.gate.normal_()
