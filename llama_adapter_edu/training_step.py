@@ -59,7 +59,7 @@ def columns_loss_sum(
     predicting = torch.arange(labels.shape[1], device=labels.device)[-n_columns - 1 : -1]
     logits = model(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=batch.get("attention_mask"),
         use_cache=False,
         logits_to_keep=predicting,
     ).logits
