@@ -67,8 +67,7 @@ class GraphedGradients:
     Args:
         model: adapted, on a CUDA device.
         pad_token_id: fills rows up to a multiple of BUCKET tokens, on the right.
-        compile_layers: record compiled layers. The first batches then take about a minute, and all
-            later ones about half the time.
+        compile_layers: record compiled layers. The first batches wait for the compiler.
 
     Raises:
         ValueError: the model is not on a CUDA device, or nothing in it trains.
@@ -96,8 +95,8 @@ class GraphedGradients:
         if shape not in self.recorded:
             self.recorded[shape] = self._record(inputs, n_columns)
         graph, places, loss, gradients = self.recorded[shape]
-        for name, place in places.items():
-            place.copy_(inputs[name])
+        for name, tensor in inputs.items():
+            places[name].copy_(tensor)
         graph.replay()
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -108,12 +107,12 @@ class GraphedGradients:
         # Padding needs no mask: no word before it looks at it. But while a graph is recorded,
         # transformers always makes one. So that the runs before are the same, they need one too.
         # The last column may be masked: no word looks at it, and it predicts nothing.
-        mask = torch.ones_like(places["input_ids"])
-        mask[:, -1] = 0
+        # It lives among the places: a graph reads the memory of its inputs again in each replay.
+        places["attention_mask"] = torch.ones_like(places["input_ids"])
+        places["attention_mask"][:, -1] = 0
 
         def run() -> tuple[Tensor, tuple[Tensor, ...]]:
-            batch = places | {"attention_mask": mask}
-            loss = columns_loss_sum(self.model, batch, n_columns) / places["n_tokens"]
+            loss = columns_loss_sum(self.model, places, n_columns) / places["n_tokens"]
             return loss.detach(), torch.autograd.grad(loss, self.parameters)
 
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
