@@ -1,6 +1,7 @@
 """Pictures of tensors, losses and gates. Nothing here calls `plt.show()` or prints.
 
     heatmap        a 2-D tensor; axis letters, words along the axes, the numbers in the cells
+    mark_negative  a minus sign in the cells of a heatmap that are below 0
     draw_tensors   small tensors side by side, each cell with its number
     plot_loss      the loss at each training step, and its running mean
     plot_gates     how far each head of each layer has opened its gate
@@ -81,6 +82,16 @@ def heatmap(
     return ax
 
 
+def mark_negative(ax: Axes) -> Axes:
+    """Write a minus sign into each cell of a heatmap that is below 0: not all see its colour."""
+    image = ax.images[0]
+    grid = np.ma.filled(image.get_array().astype(float), np.nan)
+    for row, column in np.argwhere(grid < 0):
+        ink = _ink(image, grid[row, column])
+        ax.text(column, row, "−", ha="center", va="center", fontsize=9, color=ink)
+    return ax
+
+
 def draw_tensors(**named: Tensor | tuple[Tensor, str]) -> Figure:
     """Draw small tensors side by side. The same number has the same colour in all of them.
 
@@ -148,8 +159,7 @@ def plot_gates(ax: Axes, gates: Tensor, *, layers: Sequence[int] | None = None) 
         every = 1 + len(layers) // 16
         names = [str(layer) if i % every == 0 else "" for i, layer in enumerate(layers)]
         _label(ax.set_yticks, names, grid.shape[0])
-    for row, column in np.argwhere(grid < 0):
-        ax.text(column, row, "−", ha="center", va="center", fontsize=7)
+    mark_negative(ax)
     ax.figure.colorbar(ax.images[0], ax=ax, label="gate opening")
     return ax
 
@@ -192,10 +202,19 @@ def _write_values(image: AxesImage, canvas: np.ndarray, **style) -> None:
     for (row, column), value in np.ndenumerate(canvas):
         if np.isnan(value):
             continue
-        r, g, b, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
-        ink = "black" if 0.3 * r + 0.6 * g + 0.1 * b > 0.5 else "white"
+        ink = _ink(image, value)
         text = f"{round(value, decimals) + 0.0:.{decimals}f}".replace("inf", "∞").replace("-", "−")
         image.axes.text(column, row, text, ha="center", va="center", color=ink, **style)
+
+
+def _ink(image: AxesImage, value: float) -> str:
+    """Black or white, whichever has more contrast with the cell of this value: at least 4.5 : 1."""
+    if not np.isfinite(value):
+        return "black"
+    rgb = np.array(image.cmap(image.norm(value))[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)  # as WCAG defines it
+    return "black" if luminance > 0.179 else "white"
 
 
 def _name_axes(ax: Axes, grid: np.ndarray, letters: list[str]) -> None:

@@ -39,7 +39,7 @@ from llama_adapter_edu.attention import (
     split_heads,
 )
 from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, use_style
+from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, mark_negative, use_style
 from torch import Tensor, nn
 
 use_style()
@@ -371,7 +371,7 @@ def prompt_scores(query, prompt_key, scale=None):
 """
 
 # %%
-# alt: Two score maps of one head: words by words is a triangle, the later words are grey; words by prompts is a full rectangle with stronger colours.
+# alt: Two score maps of one head: words by words is a triangle, the later words are grey; words by prompts is a full rectangle with stronger colours. In both, many scores are below zero, marked with a minus sign.
 with torch.no_grad():
     raw_query = split_heads(layer.query_layer(hidden), layer.head_dim)
     raw_key = split_heads(layer.key_layer(hidden), layer.head_dim)
@@ -389,12 +389,13 @@ heatmap(
 )
 heatmap(right, scores_of_prompts[0, head], columns="prompt", title="prompt scores", **limits)
 right.set(xticks=range(10), yticks=[])
+mark_negative(left), mark_negative(right)
 fig.colorbar(right.images[0], ax=right, label="score")
 plt.show()
 
 # %% [markdown]
-# On the left, grey is the causal mask of lesson 01: a word may not look at later words. On the
-# right there is **no mask**. A prompt is not later than any word. It is not even text: it holds
+# Scores below 0 have a minus sign. On the left, grey is the causal mask of lesson 01: a word may not
+# look at later words. On the right there is **no mask**. A prompt is not later than any word. It is not even text: it holds
 # nothing of the answer that a word could peek at. So every word may see every prompt. The prompts
 # themselves ask nothing: they have no queries (paper, eq. 2).
 #
