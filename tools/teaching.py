@@ -104,7 +104,7 @@ def _goals(first: str) -> str:
 
 
 def _rows(lesson: Lesson) -> list[str]:
-    rows = ["| exercise | | difficulty | minutes | points |", "|---|---|---|---|---|"]
+    rows = ["| exercise | title | difficulty | minutes | points |", "|---|---|---|---|---|"]
     for exercise in lesson.exercises:
         title, level, minutes = _card(lesson, exercise)
         points = _points(lesson, exercise)
