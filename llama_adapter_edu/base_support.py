@@ -1,12 +1,14 @@
 """Base models that are held in other ways than whole, in one place, and in 16 or 32 bits.
 
-in 8 or 4 bits (bitsandbytes)       works: prompts stay float32, the base stays as it is
-gradient checkpointing              works
-spread by device_map="auto"         works: prompts are where their layer computes
-offloaded to CPU or disk            works: each layer's weights come when it computes
-cut by a tensor-parallel plan       refused: heads are on several devices, prompts would need a
-                                    part of each
-cut by `shard_base` (FSDP)          works if the adapters are added before
+What the adapter makes of each:
+
+    in 8 or 4 bits (bitsandbytes)       works: prompts stay float32, the base stays as it is
+    gradient checkpointing              works
+    spread by device_map="auto"         works: prompts are where their layer computes
+    offloaded to CPU or disk            works: each layer's weights come when it computes
+    cut by a tensor-parallel plan       refused: heads are on several devices, prompts would need a
+                                        part of each
+    cut by `shard_base` (FSDP)          works if the adapters are added before
 """
 
 import torch
