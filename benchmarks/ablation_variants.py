@@ -14,7 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.attention_interface import active_prompt, layer_keys_values
+from llama_adapter_edu.attention_interface import active_prompt
+from llama_adapter_edu.decoder import layer_keys_values
 
 GATE_STARTS = ("zero", "random", "open")
 SOFTMAXES = ("two", "joint")

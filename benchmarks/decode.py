@@ -4,11 +4,13 @@
     python -m benchmarks.decode --shape smollm2 --batch-sizes 1 32
 
 Greedy, from a prompt of 32 random tokens. Ways: eager with a growing cache; `static`, transformers'
-static cache, which compiles the decoding step on a GPU. The floor is the time to read the weights
-once for each token, at the rate of a large copy. Results go to `results/decode.json`.
+static cache, which compiles the decoding step on a GPU. `speed_of_base` is the base's time over the
+method's, the median over rounds. The floor is the time to read the weights once for each token, at
+the rate of a large copy. Results go to `results/decode.json`.
 """
 
 import argparse
+import statistics
 import sys
 from itertools import product
 from pathlib import Path
@@ -95,8 +97,13 @@ def main(arguments: list[str] | None = None) -> int:
                 floor = 1e3 * options.new_tokens * weights / (rate / 2)  # read, not written
                 record["floor_ms"] = round(floor, 2)
                 record["times_floor"] = round(record["median_ms"] / floor, 2)
+                if bare := times.get(BASE):
+                    ratios = [one / other for one, other in zip(bare, own, strict=True)]
+                    record["speed_of_base"] = round(statistics.median(ratios), 3)
         columns = ["method", "way", "batch", "median_ms", "lowest_ms", "highest_ms"]
-        measure.print_table(records, [*columns, "tokens_per_second", "times_floor"])
+        measure.print_table(
+            records, [*columns, "tokens_per_second", "speed_of_base", "times_floor"]
+        )
         measure.keep(options.output, [about | record for record in records])
 
     swap = {"method": OURS, "way": "set_adapter"} | measure.spread(swap_seconds(base, device, 20))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adaption_prompt import GATE_ACTIVATIONS, AdaptionPrompt
-from llama_adapter_edu.attention_interface import AdapterState, attention_layers, switch_attention
+from llama_adapter_edu.attention_interface import AdapterState, switch_attention
 from llama_adapter_edu.base_support import check_uncut, compute_device
+from llama_adapter_edu.decoder import attention_layers
 
 GATES = ("per_head", "per_layer")
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]+")

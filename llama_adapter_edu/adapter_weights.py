@@ -27,7 +27,7 @@ from llama_adapter_edu.adapt import (
     add_adaption_prompts,
 )
 from llama_adapter_edu.adaption_prompt import GATE_ACTIVATIONS
-from llama_adapter_edu.attention_interface import attention_layers, decoder_of
+from llama_adapter_edu.decoder import attention_layers, decoder_of
 
 
 @dataclass(frozen=True)

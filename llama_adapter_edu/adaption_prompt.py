@@ -17,7 +17,8 @@ r query heads per key/value head (h = g * r), d head width, m model width.
 from collections.abc import Callable
 
 import torch
-from einops import einsum, rearrange
+import torch.nn.functional as F
+from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -84,6 +85,17 @@ def gated_prompt_attention(
     return (opening * attended).to(attended.dtype)
 
 
+def attend_to_heads(
+    query: Float[Tensor, "b h s d"],
+    key: Float[Tensor, "h p d"],
+    value: Float[Tensor, "h p d"],
+    scale: float | None = None,
+) -> Float[Tensor, "b h s d"]:
+    """Plain attention of every row to the same p keys of its head, in PyTorch's one kernel."""
+    key, value = (x.expand(len(query), -1, -1, -1) for x in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+
+
 GATE_ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda gate: gate}
 
 
@@ -111,11 +123,25 @@ class AdaptionPrompt(nn.Module):
         self.prompts = nn.Parameter(prompts.normal_(std=init_std))
         self.gate = nn.Parameter(torch.zeros(n_gates, dtype=torch.float32, device=device))
         self.gate_activation = gate_activation
+        self.kept_heads: tuple[Tensor, Tensor] | None = None  # of a generation
 
     @property
     def gate_opening(self) -> Float[Tensor, "h"]:
         """How far each gate is open: activation(gate), 0 is closed."""
         return GATE_ACTIVATIONS[self.gate_activation](self.gate)
+
+    def gated_heads(
+        self, prompt_key: Float[Tensor, "g p d"], prompt_value: Float[Tensor, "g p d"], n_heads: int
+    ) -> tuple[Float[Tensor, "h p d"], Float[Tensor, "h p d"]]:
+        """A key for each query head, and a value with the gate already in it.
+
+        The weighted sum of gated values is the gated weighted sum. So what is left of
+        `gated_prompt_attention` is plain attention: `attend_to_heads`.
+        """
+        r = n_heads // len(prompt_key)
+        key, value = (repeat(x, "g p d -> (g r) p d", r=r) for x in (prompt_key, prompt_value))
+        opening = rearrange(self.gate_opening, "h -> h 1 1")
+        return key, (opening * value).to(value.dtype)
 
     def forward(
         self,
@@ -124,9 +150,9 @@ class AdaptionPrompt(nn.Module):
         prompt_value: Float[Tensor, "g p d"],
         scale: float | None = None,
     ) -> Float[Tensor, "b h s d"]:
-        """`gated_prompt_attention` with this layer's gate."""
-        activation = GATE_ACTIVATIONS[self.gate_activation]
-        return gated_prompt_attention(query, prompt_key, prompt_value, self.gate, activation, scale)
+        """`gated_prompt_attention` with this layer's gate, the same up to rounding."""
+        heads = self.gated_heads(prompt_key, prompt_value, query.shape[1])
+        return attend_to_heads(query, *heads, scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptionPrompt":
         # Moves with the model (.to, .cuda), but `.half()` and `.bfloat16()` leave it float32.

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from llama_adapter_edu.adaption_prompt import AdaptionPrompt, Projection, prompt_keys_values
+from llama_adapter_edu.adaption_prompt import AdaptionPrompt, attend_to_heads
+from llama_adapter_edu.decoder import decoder_of, layer_keys_values
 from llama_adapter_edu.image_prompts import add_image, attend_row_by_row, image_keys_values
 
 PREFIX = "adaption_prompt_"
@@ -30,62 +30,6 @@ class AdapterState:
 
     configs: dict = field(default_factory=dict)
     active: str | None = None
-
-
-def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """The stack of decoder layers inside a model with a head, or inside a multi-modal one."""
-    base = model.base_model
-    return next(
-        (getattr(base, n) for n in ("language_model", "decoder", "model") if hasattr(base, n)), base
-    )
-
-
-def attention_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The self-attention modules of a decoder, bottom layer first.
-
-    Raises:
-        ValueError: not a transformers decoder, or one whose attention cannot take prompts.
-    """
-    if not isinstance(model, PreTrainedModel):
-        raise ValueError(
-            f"expected a transformers model, got {type(model).__name__}. "
-            "Unwrap it first (accelerator.unwrap_model, or .base_model of a PEFT model)."
-        )
-    name = type(model).__name__
-    layers = getattr(decoder_of(model), "layers", None)
-    if not layers:
-        raise ValueError(
-            f"{name} has no decoder with a list of layers: prompts need one per layer."
-        )
-    found = [getattr(layer, "self_attn", None) for layer in layers]
-    if missing := [i for i, attention in enumerate(found) if attention is None]:
-        raise ValueError(f"{name}: layers {missing} have no self_attn to add prompts to.")
-    if not getattr(model, "_supports_attention_backend", False):
-        raise ValueError(
-            f"{name} does not use transformers' attention interface, so prompts cannot be added to "
-            "its attention. Llama, Mistral, Qwen, Phi-3, Gemma and OLMo models do."
-        )
-    for attention in found:
-        _check_head_layout(attention)
-    return found
-
-
-def _check_head_layout(attention: nn.Module) -> None:
-    """Refuse attention whose keys and values are not plain projections of the hidden states."""
-    name = type(attention).__name__
-    separate = hasattr(attention, "k_proj") and hasattr(attention, "v_proj")
-    if not (separate or hasattr(attention, "qkv_proj")) or not hasattr(attention, "head_dim"):
-        raise ValueError(
-            f"{name} has an unusual head layout: expected head_dim, and k_proj and v_proj, or "
-            "qkv_proj. Latent attention (DeepSeek) and GPT-2's and NeoX's fused layouts differ."
-        )
-    if separate:
-        widths = attention.k_proj.out_features, attention.v_proj.out_features
-        if widths[0] != widths[1] or widths[0] % attention.head_dim:
-            raise ValueError(
-                f"{name} has an unusual head layout: keys are {widths[0]} wide and values "
-                f"{widths[1]}, expected the same multiple of head_dim={attention.head_dim}."
-            )
 
 
 def switch_attention(model: PreTrainedModel) -> None:
@@ -126,21 +70,70 @@ def _adapted(base: str) -> Callable:
         prompt = active_prompt(module)
         if prompt is None:
             return output, weights
-        prompts = prompt.prompts if image is None else add_image(prompt.prompts, image)
-        prompt_key, prompt_value = _keys_values(module, prompts.to(query.dtype), kept)
-        attend = prompt
-        if prompt_key.ndim == 4:
-            attend = partial(attend_row_by_row, prompt)
-            _check_rows(len(prompt_key), len(query))
-        added = attend(query, prompt_key, prompt_value, kwargs.get("scaling"))
-        return output + rearrange(added, "b h s d -> b s h d").to(output.dtype), weights
+        scale = kwargs.get("scaling")
+        if image is not None:
+            keys_values = _image_keys_values(module, prompt, query, image, kept)
+            added = attend_row_by_row(prompt, query, *keys_values, scale)
+        elif kept is not None:
+            added = attend_to_heads(query, *_kept_heads(module, prompt, query, kept), scale)
+        else:
+            keys_values = layer_keys_values(module, prompt.prompts.to(query.dtype))
+            added = prompt(query, *keys_values, scale)
+        # No `rearrange` here: in decoding, reading its pattern would take longer than the addition.
+        return output + added.transpose(1, 2).to(output.dtype), weights
 
     return adapted_attention
 
 
-def _check_rows(n_images: int, n_texts: int) -> None:
-    if n_images != n_texts:
-        raise ValueError(f"{n_images} images for {n_texts} texts: show each text one image.")
+def _kept_heads(
+    attention: nn.Module, prompt: AdaptionPrompt, query: Float[Tensor, "b h s d"], kept: dict
+) -> tuple[Float[Tensor, "h p d"], Float[Tensor, "h p d"]]:
+    """The layer's prompts as heads to attend to, computed once in a generation."""
+    name = attention.layer_idx, attention.adapter_state.active
+    if name in kept and prompt.kept_heads[0].dtype == query.dtype:
+        return prompt.kept_heads
+    keys_values = layer_keys_values(attention, prompt.prompts.to(query.dtype))
+    heads = prompt.gated_heads(*keys_values, query.shape[1])
+    if not torch.compiler.is_compiling():
+        _keep_in_place(prompt, heads)
+        kept[name] = True
+    return heads
+
+
+def _keep_in_place(prompt: AdaptionPrompt, heads: tuple[Tensor, Tensor]) -> None:
+    """Copy heads to `prompt.kept_heads`, whose memory stays the same from then on.
+
+    The CUDA graphs of a compiled model read a module's tensors where they are. All others they copy
+    in every step, and for two a layer that takes longer than the attention to prompts itself.
+    """
+    old = prompt.kept_heads
+    if old is None or (old[0].dtype, old[0].device) != (heads[0].dtype, heads[0].device):
+        with torch.inference_mode(False):  # the next generation may write from outside of it
+            prompt.kept_heads = tuple(
+                torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in heads
+            )
+    for kept, new in zip(prompt.kept_heads, heads, strict=True):
+        kept.copy_(new)
+
+
+def _image_keys_values(
+    attention: nn.Module,
+    prompt: AdaptionPrompt,
+    query: Float[Tensor, "b h s d"],
+    image: Float[Tensor, "b m"],
+    kept: dict | None,
+) -> tuple[Float[Tensor, "b g p d"], Float[Tensor, "b g p d"]]:
+    """Keys and values of the prompts with each row's picture; computed once in a generation."""
+    if len(image) != len(query):
+        raise ValueError(f"{len(image)} images for {len(query)} texts: show each text one image.")
+    name = None if kept is None else (attention.layer_idx, attention.adapter_state.active)
+    if name is not None and name in kept:
+        return kept[name]
+    prompts = add_image(prompt.prompts, image).to(query.dtype)
+    keys_values = image_keys_values(prompts, partial(layer_keys_values, attention))
+    if name is not None:
+        kept[name] = keys_values
+    return keys_values
 
 
 def active_prompt(attention: nn.Module) -> AdaptionPrompt | None:
@@ -149,55 +142,6 @@ def active_prompt(attention: nn.Module) -> AdaptionPrompt | None:
     if state is None or state.active not in attention.adaption_prompts:
         return None
     return attention.adaption_prompts[state.active]
-
-
-def layer_keys_values(
-    attention: nn.Module, prompts: Float[Tensor, "p m"]
-) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
-    """Keys and values of prompts through one layer's frozen projections and key norm.
-
-    Some models normalise keys: over all heads at once (OLMo 2) or head by head (Qwen3, Gemma 3).
-    Prompts' keys meet the same queries, so they take the same norm.
-    """
-    head_dim, norm = attention.head_dim, getattr(attention, "k_norm", None)
-    key_proj, value_proj = _projections(attention)
-    if norm is not None and norm.weight.shape == (attention.k_proj.out_features,):
-        key_proj, norm = nn.Sequential(key_proj, norm), None
-    key, value = prompt_keys_values(prompts, key_proj, value_proj, head_dim)
-    if norm is not None:
-        key = rearrange(norm(rearrange(key, "g p d -> p g d")), "p g d -> g p d")
-    return key, value
-
-
-def _projections(attention: nn.Module) -> tuple[Projection, Projection]:
-    """The layer's key and value projections, cut out of a fused one where need be (Phi-3)."""
-    if not hasattr(attention, "qkv_proj"):
-        return attention.k_proj, attention.v_proj
-    n_heads, n_kv_heads = attention.config.num_attention_heads, attention.config.num_key_value_heads
-    widths = [n * attention.head_dim for n in (n_heads, n_kv_heads, n_kv_heads)]
-    return (
-        lambda x: attention.qkv_proj(x).split(widths, dim=-1)[1],
-        lambda x: attention.qkv_proj(x).split(widths, dim=-1)[2],
-    )
-
-
-def _keys_values(
-    attention: nn.Module,
-    prompts: Float[Tensor, "... p m"],
-    kept: dict | None,
-) -> tuple[Float[Tensor, "... g p d"], Float[Tensor, "... g p d"]]:
-    """The prompts' keys and values, from `kept` if an earlier step of this generation has them.
-
-    Prompts with a picture (b p m) have them for each row: (b g p d).
-    """
-    of_layer = partial(layer_keys_values, attention)
-    compute = of_layer if prompts.ndim == 2 else partial(image_keys_values, keys_values=of_layer)
-    if kept is None:
-        return compute(prompts)
-    key = attention.layer_idx, attention.adapter_state.active
-    if key not in kept:
-        kept[key] = compute(prompts)
-    return kept[key]
 
 
 def _keep_with_words(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -19,7 +19,7 @@ from llama_adapter_edu.adapter_files import (
     write_files,
 )
 from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, put_into, weights_of
-from llama_adapter_edu.attention_interface import attention_layers
+from llama_adapter_edu.decoder import attention_layers
 from llama_adapter_edu.lit_format import LITGPT_FILE, from_lit, is_lit, to_lit_llama, to_litgpt
 from llama_adapter_edu.official_format import PROMPTS as OFFICIAL_PROMPTS
 from llama_adapter_edu.official_format import load_official_adapter

@@ -5,17 +5,12 @@ CUDA graph launches all kernels of forward and backward at once. It needs fixed 
 are padded to a few sizes, and each size is recorded when it first comes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_adapter_edu.attention_interface import decoder_of
 from llama_adapter_edu.data import IGNORE_INDEX
 from llama_adapter_edu.training_config import TrainingConfig
 from llama_adapter_edu.training_step import columns_loss_sum, labelled_columns
@@ -48,36 +43,19 @@ def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str
     return padded, n_columns
 
 
-@contextmanager
-def compiled_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, torch.compile runs each decoder layer: fewer kernels, each of which does more."""
-    layers = decoder_of(model).layers
-    for layer in layers:
-        layer.compile()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._compiled_call_impl = None  # torch has no public way back
-
-
 class GraphedGradients:
     """Gradients of the loss per labelled token, from a graph for each shape of batch.
 
     Args:
         model: adapted, on a CUDA device.
         pad_token_id: fills rows up to a multiple of BUCKET tokens, on the right.
-        compile_layers: record compiled layers. The first batches wait for the compiler.
 
     Raises:
         ValueError: the model is not on a CUDA device, or nothing in it trains.
     """
 
-    def __init__(
-        self, model: nn.Module, pad_token_id: int, *, compile_layers: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
         self.model, self.pad_token_id = model, pad_token_id
-        self.prepared = partial(compiled_layers, model) if compile_layers else nullcontext
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters or {p.device.type for p in self.parameters} != {"cuda"}:
             raise ValueError("cuda_graphs needs a model on an NVIDIA GPU, with something to train.")
@@ -105,7 +83,8 @@ class GraphedGradients:
     def _record(self, inputs: dict[str, Tensor], n_columns: int) -> tuple:
         places = {name: tensor.clone() for name, tensor in inputs.items()}
         # Padding needs no mask: no word before it looks at it. But while a graph is recorded,
-        # transformers always makes one. So that the runs before are the same, they need one too.
+        # transformers always makes one. The runs before need one too: compiled layers would
+        # otherwise be compiled again in the middle of the recording.
         # The last column may be masked: no word looks at it, and it predicts nothing.
         # It lives among the places: a graph reads the memory of its inputs again in each replay.
         places["attention_mask"] = torch.ones_like(places["input_ids"])
@@ -117,12 +96,11 @@ class GraphedGradients:
 
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with self.prepared():
-            # Libraries set themselves up in the first runs, which a graph must not record.
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    run()
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph, self.memory, stream):
-                loss, gradients = run()
+        # Libraries set themselves up in the first runs, which a graph must not record.
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph, self.memory, stream):
+            loss, gradients = run()
         return graph, places, loss, gradients

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.attention_interface import decoder_of
+from llama_adapter_edu.decoder import decoder_of
 from llama_adapter_edu.digits import (
     Question,
     digit_pictures,

@@ -29,7 +29,7 @@ from llama_adapter_edu.adapter_weights import (
     fold_tanh,
     one_gate_per_head,
 )
-from llama_adapter_edu.attention_interface import attention_layers
+from llama_adapter_edu.decoder import attention_layers
 
 LITGPT_FILE, LIT_LLAMA_FILE = "lit_model.pth.adapter", "lit-llama-adapter-finetuned.pth"
 PROMPTS, GATE = "adapter_wte.weight", "gating_factor"

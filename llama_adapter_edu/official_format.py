@@ -32,7 +32,7 @@ from llama_adapter_edu.adapter_files import (
     shown,
 )
 from llama_adapter_edu.adapter_weights import AdapterWeights, base_shape, put_into
-from llama_adapter_edu.attention_interface import attention_layers
+from llama_adapter_edu.decoder import attention_layers
 
 PROMPTS = "adapter_query.weight"
 GATE = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.attention\.gate")

@@ -31,7 +31,7 @@ from llama_adapter_edu.adapter_weights import (
     one_gate_per_layer,
     top_layers,
 )
-from llama_adapter_edu.attention_interface import attention_layers
+from llama_adapter_edu.decoder import attention_layers
 
 CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE = (
     "adapter_config.json",

@@ -12,7 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.attention_interface import decoder_of
+from llama_adapter_edu.decoder import decoder_of
 
 
 def shard_base(model: PreTrainedModel) -> PreTrainedModel:

@@ -23,7 +23,7 @@ from transformers import Cache, PreTrainedModel
 
 from llama_adapter_edu.adapt import adapter_prompts
 from llama_adapter_edu.adaption_prompt import Projection
-from llama_adapter_edu.attention_interface import decoder_of
+from llama_adapter_edu.decoder import decoder_of
 
 
 def image_vector(

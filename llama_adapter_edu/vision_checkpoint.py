@@ -19,7 +19,7 @@ from llama_adapter_edu.adapter_files import (
     read_safetensors,
     write_files,
 )
-from llama_adapter_edu.attention_interface import decoder_of
+from llama_adapter_edu.decoder import decoder_of
 from llama_adapter_edu.vision import ImagePrompt, add_vision, check_can_see, image_prompt_of
 
 CONFIG_FILE, WEIGHTS_FILE = "vision_config.json", "vision_model.safetensors"

@@ -941,7 +941,7 @@ print(f"loss on unseen commands before: {bare.loss:.2f}")
 print("after 8 steps it is below 1:", bool(after.loss < 1))
 
 # %%
-# alt: Left, the loss falls over 8 steps. Right, a bar for each layer: all gates opened a little.
+# alt: Left, the loss falls over 8 steps. Right, a bar for each layer: all gates opened a little, those of the upper layers further than those of the lower ones.
 openings = [layer.self_attn.adaption_prompt.gate_opening for layer in llama.model.layers]
 openings = torch.stack(openings).detach().abs().numpy()  # layer, head
 _, (left, right) = plt.subplots(1, 2, figsize=(7, 3), width_ratios=[2, 3])
@@ -1208,8 +1208,8 @@ with torch.no_grad():
     for number, prompt in adapter_prompts(adapted, "default").items():
         mine = llama.model.layers[number].self_attn.adaption_prompt
         prompt.load_state_dict(mine.state_dict())
-    difference = (adapted(**unseen).logits - after.logits).abs().max()
-print("largest difference of the logits is below 1e-4:", bool(difference < 1e-4))
+    difference = (adapted(**unseen).logits - after.logits).abs().max() / after.logits.abs().max()
+print("the same logits, up to rounding:", bool(difference < 1e-5))
 
 saved = save_adapter(adapted, Path(folder.name, "adapter"))
 print("the library's files:", *sorted(file.name for file in saved.iterdir()))
@@ -1354,7 +1354,7 @@ largest = torch.stack([layer.amax(dim=-1) for layer in weights.values()])
 print("the largest of ten is on average above 0.7:", bool(largest.mean() > 0.7))
 
 # %%
-# alt: Two heatmaps of the top layer: heads by prompts, and for one head words by prompts.
+# alt: Weights of the prompts in the top layer. Left, averaged over the words: each head has its favourites, a few of the ten prompts get most of its weight. Right, one head: most words read a single prompt, and which one changes from word to word.
 prompt = adapter_prompts(adapted, "default")[29]
 widest = int(prompt.gate_opening.abs().argmax())
 by_head = weights[29][0].mean(dim=1)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
@@ -228,6 +228,28 @@ def test_prompt_keys_are_projected_once_in_a_generation(tiny, words):
     attention.k_proj.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0]))
     model.generate(words, max_new_tokens=5, min_new_tokens=5, do_sample=False)
     assert sum(x.shape == (4, 48) for x in calls) == 1
+
+
+def test_generations_that_take_turns_do_not_disturb_each_other(tiny, words):
+    """One in float32, one under autocast, one in inference mode; all with the same adapter."""
+    model = add_adaption_prompts(tiny(attn_implementation="sdpa"), SMALL)
+    open_gates(model)
+    turns = [
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16),
+        torch.inference_mode(),
+    ]
+    caches = [DynamicCache(config=model.config) for _ in turns]
+
+    def step(around, cache, ids):
+        with torch.no_grad(), around:
+            return model(ids, past_key_values=cache, use_cache=cache is not None).logits[:, -1]
+
+    for position in range(3, words.shape[1]):
+        for around, cache in zip(turns, caches, strict=True):
+            new = words[:, :4] if position == 3 else words[:, position : position + 1]
+            whole = step(around, None, words[:, : position + 1])
+            torch.testing.assert_close(step(around, cache, new), whole, atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("autocast", [True, False])

@@ -16,8 +16,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, DynamicCache
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, disable_adapter
 from llama_adapter_edu.adapt import adapter_prompts, set_adapter
 from llama_adapter_edu.adaption_prompt import AdaptionPrompt, gated_prompt_attention
-from llama_adapter_edu.attention_interface import layer_keys_values
 from llama_adapter_edu.checkpoint import AdapterFileError, load_adapter, save_adapter
+from llama_adapter_edu.decoder import layer_keys_values
 from llama_adapter_edu.digits import (
     HELD_OUT,
     QUESTIONS,

@@ -1,0 +1,32 @@
+"""An option for training: torch.compile runs each decoder layer as fewer, larger kernels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from llama_adapter_edu.decoder import decoder_of
+
+
+@contextmanager
+def compiled_layers(model: nn.Module, **options) -> Iterator[None]:
+    """Inside, each decoder layer runs compiled; its first batches wait for the compiler.
+
+    There are three kinds of layers: below the prompts, the lowest with prompts, which needs no
+    gradient of its input, and those above. Each kind is compiled once for all its layers, and once
+    more, for any size, when rows of another length or another number of rows come.
+
+    Args:
+        options: of torch.compile, as `fullgraph=True`.
+    """
+    layers = decoder_of(model).layers
+    for layer in layers:
+        layer.compile(**options)
+    try:
+        # Three kinds of layers and a few sizes are more than torch's limit of 8 compilations.
+        with torch._dynamo.config.patch(recompile_limit=32):
+            yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None  # torch has no public way back

@@ -1,0 +1,110 @@
+"""The options that make training faster, `compile_layers` and `cuda_graphs`: the same losses."""
+
+from functools import partial
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny_run import TOKENIZER, tiny_model, tiny_rows
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from llama_adapter_edu import finetune as the_loop
+from llama_adapter_edu.compiled_layers import compiled_layers
+from llama_adapter_edu.cuda_graphs import BUCKET, check_possible, pad_to_bucket
+from llama_adapter_edu.finetune import TrainingConfig, finetune
+from llama_adapter_edu.training_step import Rows, answer_loss_sum, columns_loss_sum
+
+# Traces layers as the default compiler does, but needs no C++ compiler.
+TRACED = {"backend": "aot_eager", "fullgraph": True}
+SETTINGS = TrainingConfig(steps=12, batch_size=4, learning_rate=0.02)
+
+
+@pytest.fixture(autouse=True)
+def no_compiled_code():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def losses(accelerator, **options):
+    model = tiny_model().to(accelerator.device)
+    history = finetune(
+        model, TOKENIZER, tiny_rows(), SETTINGS, accelerator=accelerator, progress=False, **options
+    )
+    return torch.tensor(history.losses), model
+
+
+def test_compiled_layers_learn_the_same_and_are_gone_afterwards(monkeypatch):
+    monkeypatch.setattr(the_loop, "compiled_layers", partial(compiled_layers, **TRACED))
+    eager, _ = losses(Accelerator(cpu=True))
+    compiled, model = losses(Accelerator(cpu=True), compile_layers=True)
+    torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=0)
+    assert all(layer._compiled_call_impl is None for layer in model.model.layers)
+
+
+def test_layers_compile_whole_and_not_again_from_step_to_step():
+    """`fullgraph` refuses graph breaks; later lengths use what the first two made."""
+    counter = CompileCounterWithBackend("aot_eager")
+    rows, model = Rows(tiny_rows(), 0, torch.device("cpu")), tiny_model()
+    with compiled_layers(model, backend=counter, fullgraph=True):
+        compiled = []
+        for start in range(0, 24, 4):
+            loss, _ = answer_loss_sum(model, rows.batch(range(start, start + 4)))
+            loss.backward()
+            compiled.append(counter.frame_count)
+    assert compiled[-1] == compiled[2] <= 6  # three kinds of layers; one length, and any length
+
+
+def test_swapping_adapters_compiles_nothing_again():
+    from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, set_adapter
+
+    counter, model = CompileCounterWithBackend("aot_eager"), tiny_model()
+    add_adaption_prompts(model, AdaptionPromptConfig(5, 2), "second")
+    ids = torch.randint(3, 96, (2, 7))
+    with compiled_layers(model, backend=counter, fullgraph=True), torch.no_grad():
+        for name in ("default", "second"):
+            set_adapter(model, name)
+            model(ids)
+        seen = counter.frame_count
+        for name in ("default", "second", "default"):
+            set_adapter(model, name)
+            model(ids)
+    assert counter.frame_count == seen
+
+
+@pytest.mark.parametrize("longest", [5, 15, 16, 17, 40])
+def test_padding_to_a_bucket_keeps_the_loss(longest):
+    rows, model = Rows(tiny_rows(8, longest), 0, torch.device("cpu")), tiny_model()
+    batch = rows.batch(range(8))
+    expected, _ = answer_loss_sum(model, batch)
+    padded, n_columns = pad_to_bucket(batch, pad_token_id=0)
+    assert padded["labels"].shape[1] % BUCKET == 0
+    assert n_columns % BUCKET == 0 or n_columns == padded["labels"].shape[1] - 1
+    torch.testing.assert_close(columns_loss_sum(model, padded, n_columns), expected)
+
+
+def test_a_row_needs_no_mask_for_the_padding_after_it():
+    """The loss of a batch is the sum of its rows' losses, each row alone and unpadded."""
+    dataset, model = tiny_rows(6), tiny_model()
+    rows = Rows(dataset, 0, torch.device("cpu"))
+    together, n_tokens = answer_loss_sum(model, rows.batch(range(6)))
+    alone = [answer_loss_sum(model, rows.batch([number])) for number in range(6)]
+    torch.testing.assert_close(together, torch.stack([loss for loss, _ in alone]).sum())
+    assert n_tokens == sum(n for _, n in alone)
+
+
+@pytest.mark.parametrize(
+    "micro_batch_size", [None, 2], ids=["on the CPU", "on the CPU, in micro-batches"]
+)
+def test_graphs_are_refused_where_they_cannot_be_recorded(micro_batch_size):
+    config = TrainingConfig(micro_batch_size=micro_batch_size)
+    with pytest.raises(ValueError, match=r"one process on one NVIDIA GPU.*Leave cuda_graphs out"):
+        check_possible(Accelerator(cpu=True), config)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("compile_layers", [False, True])
+def test_graphs_give_the_same_losses_on_a_gpu(compile_layers):
+    eager, _ = losses(Accelerator())
+    graphs, _ = losses(Accelerator(), cuda_graphs=True, compile_layers=compile_layers)
+    torch.testing.assert_close(graphs.float(), eager.float(), atol=1e-3, rtol=0)
