@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.measure import RESULTS
+from benchmarks.report_speed import speed
+
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "llama_adapter_edu" / "results"
 START, END = "<!-- results: python -m benchmarks.report --write -->", "<!-- end of results -->"
@@ -28,7 +31,7 @@ def quality(stored: dict) -> list[str]:
         "[`python -m benchmarks.quality`](benchmarks/quality.py): home commands, 100 steps of 32, "
         "base in float32, each way with the best of three learning rates, mean of 3 seeds.",
         "",
-        "| | exact match, unseen | that train | file | tokens/s | memory |",
+        "| way | exact match, unseen | that train | file | tokens/s | memory |",
         "|---|---|---|---|---|---|",
         f"| the bare Llama | {values('base', 'base', 'exact_match')[0]:.1%} | 0 | | | |",
     ]
@@ -77,7 +80,12 @@ def text() -> str:
         name: json.loads((STORED / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("quality", "vision")
     }
-    return "\n".join([*quality(stored["quality"]), "", *vision(stored["vision"])])
+    timed = {
+        name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("train_step", "decode", "load")
+    }
+    parts = quality(stored["quality"]), vision(stored["vision"]), speed(timed)
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def written(readme: str) -> str:

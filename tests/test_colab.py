@@ -16,7 +16,16 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from tools.colab import PUBLISHED, SOUGHT, Settings, badge, machine, read_settings, setup_cell
+from tools.colab import (
+    PUBLISHED,
+    SOUGHT,
+    Settings,
+    badge,
+    machine,
+    read_settings,
+    setup_cell,
+    with_links,
+)
 from tools.lesson import MasterError
 from tools.master import read_lesson
 from tools.notebook import code_cells, make_notebook
@@ -110,6 +119,15 @@ def test_an_address_puts_a_badge_below_the_title_and_installs_from_there(tmp_pat
     assert f"(https://{link})" in title.source
     assert setup.source.startswith(f"# {PUBLISHED[0]}")
     assert f'%pip install -q "llama-adapter-edu @ git+{ADDRESS}"' in setup.source
+
+
+def test_the_readme_links_each_lesson_into_colab_as_soon_as_there_is_an_address():
+    readme = (course.ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_links(readme, read_settings(course.ROOT)) == readme, "run: tools/build.py --texts"
+    published = with_links(readme, Settings(ADDRESS))
+    for path in NOTEBOOKS:
+        assert f"ada/llama-adapter-edu/blob/main/notebooks/{path.name})" in published
+    assert with_links(published, Settings()) == with_links(readme, Settings())
 
 
 def test_another_host_has_an_install_line_and_no_badge():

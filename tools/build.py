@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tools.colab import read_settings, with_links  # noqa: E402
 from tools.compare import stale  # noqa: E402
 from tools.lesson import Lesson, MasterError  # noqa: E402
 from tools.master import read_lesson  # noqa: E402
@@ -62,6 +63,10 @@ def _masters(root: Path, numbers: list[str]) -> list[Path]:
 def _make_texts(lessons: list[Lesson], root: Path) -> dict[Path, str]:
     """In memory, as all that is made: a mistake leaves every file as it was."""
     texts = {reference_path(root, lesson): reference_text(lesson, root) for lesson in lessons}
+    readme = root / "README.md"
+    if readme.exists():
+        links = with_links(readme.read_text(encoding="utf-8"), read_settings(root))
+        texts[readme] = links
     return texts | {teaching_path(root, lesson): teaching_text(lesson) for lesson in lessons}
 
 

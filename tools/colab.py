@@ -82,6 +82,17 @@ def badge(settings: Settings, lesson: str) -> str:
     return f"[**▶ Open in Colab**]({OPEN_IN_COLAB.format(name=name, lesson=lesson)})"
 
 
+def with_links(readme: str, settings: Settings) -> str:
+    """README.md with each lesson's link into Colab; to how one uploads it, while there is none."""
+
+    def link(row: re.Match) -> str:
+        address = re.search(r"\((.*)\)", badge(settings, row["lesson"]))
+        return row["before"] + (f"[open]({address[1]})" if address else "[upload](#in-colab)")
+
+    row = r"(?P<before>\(notebooks/(?P<lesson>\w+)\.ipynb\).*)\[(open|upload)\]\([^)]*\)"
+    return re.sub(row, link, readme)
+
+
 def machine(settings: Settings, number: int) -> dict:
     """The notebook metadata from which Colab chooses its machine."""
     return GPU if number in settings.gpu_lessons else {}

@@ -1,0 +1,102 @@
+"""Training steps, decoding and loading as Markdown, from what the benchmarks stored."""
+
+from benchmarks.methods import BASE, LORA, OURS, PEFTS
+
+COMPARED = (OURS, PEFTS, LORA)
+SHAPES = {"llama-7b": "LLaMA-7B shape", "smollm2": "SmolLM2 shape", "smollm2-real": "SmolLM2"}
+WAYS = {
+    "eager": "eager",
+    "compile": "compiled layers",
+    "graphs": "CUDA graphs",
+    "compiled graphs": "CUDA graphs of compiled layers",
+    "static": "static cache, compiled",
+}
+
+
+def where(record: dict) -> str:
+    """The machine and the versions behind a record."""
+    versions = f"torch {record['torch']}, transformers {record['transformers']}"
+    return f"{record['device']}, {versions}, PEFT {record['peft']}"
+
+
+def grouped(records: list[dict], names: tuple[str, ...]) -> dict[tuple, dict[str, dict]]:
+    """Records by what was measured, and in each of these by method."""
+    groups: dict[tuple, dict[str, dict]] = {}
+    for record in records:
+        if "median_ms" in record:
+            key = tuple(record.get(name) for name in names)
+            groups.setdefault(key, {})[record["method"]] = record
+    return groups
+
+
+def milliseconds(record: dict | None) -> str:
+    """Median and, in brackets, lowest and highest; on a GPU the memory too."""
+    if record is None:
+        return ""
+    shown = [f"{record[name]:,.0f}" if record[name] >= 100 else f"{record[name]:.1f}"
+             for name in ("median_ms", "lowest_ms", "highest_ms")]  # fmt: skip
+    memory = f", {record['peak_gib']:.1f} GiB" if record.get("peak_gib") else ""
+    return f"{shown[0]} ({shown[1]}–{shown[2]}){memory}"
+
+
+def training(records: list[dict]) -> list[str]:
+    """One line for each batch and way, the three kinds of adapters side by side."""
+    lines = ["| training step, ms | ours | PEFT's prompts | PEFT's LoRA | ours / floor |"]
+    lines.append("|---|---|---|---|---|")
+    compared = grouped(records, ("device", "shape", "batch", "batches", "way"))
+    order = list(WAYS)
+    by_shape = sorted(compared.items(), key=lambda x: (*x[0][:3], order.index(x[0][4])))
+    for (device, shape, batch, batches, way), found in by_shape:
+        labels = "" if batches == "labelled" else ", home commands"
+        what = f"{SHAPES[shape]}, {batch}{labels}, {WAYS[way]}"
+        cells = [milliseconds(found.get(method)) for method in COMPARED]
+        where_ = "CPU" if device.startswith("CPU") else "GPU"
+        lines.append(f"| {where_}: {what} | {' | '.join(cells)} | {found[OURS]['times_floor']} |")
+    return lines
+
+
+def decoding(records: list[dict]) -> list[str]:
+    """Tokens/s with the base model, and what share of it is left with each kind of adapter."""
+    lines = ["| decoding | base, tokens/s | ours | PEFT's prompts | PEFT's LoRA |"]
+    lines.append("|---|---|---|---|---|")
+    compared = grouped(records, ("device", "shape", "batch", "way"))
+    for (device, shape, batch, way), found in compared.items():
+        if BASE not in found:
+            continue
+        shares = [found[m]["speed_of_base"] if m in found else None for m in COMPARED]
+        cells = ["" if share is None else f"{share:.0%}" for share in shares]
+        where_ = "CPU" if device.startswith("CPU") else "GPU"
+        what = f"{where_}: {SHAPES[shape]}, batch {batch}, {WAYS[way]}"
+        lines.append(f"| {what} | {found[BASE]['tokens_per_second']:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def speed(stored: dict[str, list[dict]]) -> list[str]:
+    """All of it, with the machines and the commands that the figures come from."""
+    train, decode, load = (stored[name] for name in ("train_step", "decode", "load"))
+    machines = sorted({where(record) for record in train + decode + load})
+    waits = {record["what"]: record["median_ms"] / 1e3 for record in load}
+    swaps = [record for record in decode if record["way"] == "set_adapter"]
+    return [
+        "**Speed**, median (lowest–highest) of interleaved rounds. The floor is the time of the "
+        "step's matrix products alone, at the rate of a large one. From "
+        "[train_step.json](benchmarks/results/train_step.json), "
+        "[decode.json](benchmarks/results/decode.json) and "
+        "[load.json](benchmarks/results/load.json), written by "
+        "[`python -m benchmarks.train_step`](benchmarks/train_step.py), "
+        "[`decode`](benchmarks/decode.py) and [`load`](benchmarks/load.py) on "
+        + "; ".join(machines)
+        + ".",
+        "",
+        *training(train),
+        "",
+        "Of the base model's speed, this is left in `generate` with an adapter:",
+        "",
+        *decoding(decode),
+        "",
+        f"`set_adapter` takes at most {max(s['median_ms'] for s in swaps):.2f} ms, "
+        f"`load_llama()` from its cache {waits['load_llama()']:.2f} s on the CPU, "
+        f"`import llama_adapter_edu` {waits['import llama_adapter_edu']:.2f} s, "
+        f"with `python -m` and `--help` {waits['python -m llama_adapter_edu --help']:.2f} s, "
+        f"of which Python itself takes {waits['python -c pass']:.2f} s.",
+    ]
