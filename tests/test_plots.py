@@ -117,3 +117,8 @@ def test_plot_gates_draws_gates_that_are_all_closed(ax):
 def test_plot_gates_refuses_wrong_layers(ax):
     with pytest.raises(ValueError, match="expected 2 labels"):
         plots.plot_gates(ax, torch.zeros(2, 3), layers=[1])
+
+
+def test_minus_signs_are_readable_on_dark_and_light_cells(ax):
+    plots.plot_gates(ax, torch.tensor([[-1.0, -0.01, 1.0]]))
+    assert [(t.get_text(), t.get_color()) for t in ax.texts] == [("−", "white"), ("−", "black")]
