@@ -1,6 +1,6 @@
 """How long would the paper's run take on one GPU? Measured for a while, then extrapolated.
 
-    python -m benchmarks.paper_run --seconds 60 --compile-layers   # one 80 GB GPU
+    python -m benchmarks.paper_run --seconds 60 --compile-layers   # a GPU of 80 GB
     python -m benchmarks.paper_run --shape tiny --seconds 2 --cpu  # does it run?
 
 The paper: 52K examples of Alpaca, 5 epochs, LLaMA-7B, one hour on 8 A100. Here: random weights of
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-7b")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--compile-layers", action="store_true")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "paper_run.json")

@@ -3,6 +3,7 @@
 from benchmarks.methods import BASE, LORA, OURS, PEFTS
 
 COMPARED = (OURS, PEFTS, LORA)
+USUAL_PROMPTS = 10
 SHAPES = {"llama-7b": "LLaMA-7B shape", "smollm2": "SmolLM2 shape", "smollm2-real": "SmolLM2"}
 WAYS = {
     "eager": "eager",
@@ -43,15 +44,18 @@ def training(records: list[dict]) -> list[str]:
     """One line for each batch and way, the three kinds of adapters side by side."""
     lines = ["| training step, ms | ours | PEFT's prompts | PEFT's LoRA | ours / floor |"]
     lines.append("|---|---|---|---|---|")
-    compared = grouped(records, ("device", "shape", "batch", "batches", "way"))
+    compared = grouped(records, ("device", "shape", "batch", "adapter_len", "batches", "way"))
     order = list(WAYS)
-    by_shape = sorted(compared.items(), key=lambda x: (*x[0][:3], order.index(x[0][4])))
-    for (device, shape, batch, batches, way), found in by_shape:
+    by_shape = sorted(compared.items(), key=lambda x: (*x[0][:4], order.index(x[0][5])))
+    for (device, shape, batch, prompts, batches, way), found in by_shape:
         labels = "" if batches == "labelled" else ", home commands"
-        what = f"{SHAPES[shape]}, {batch}{labels}, {WAYS[way]}"
+        length = "" if prompts == USUAL_PROMPTS else f", {prompts} prompt{'s'[: prompts != 1]}"
+        what = f"{SHAPES[shape]}, {batch}{labels}{length}, {WAYS[way]}"
         cells = [milliseconds(found.get(method)) for method in COMPARED]
+        floor = found[OURS]["times_floor"]
+        cells.append(f"{floor:.0f}" if floor >= 100 else f"{floor:.2f}")
         where_ = "CPU" if device.startswith("CPU") else "GPU"
-        lines.append(f"| {where_}: {what} | {' | '.join(cells)} | {found[OURS]['times_floor']} |")
+        lines.append(f"| {where_}: {what} | {' | '.join(cells)} |")
     return lines
 
 
@@ -60,7 +64,8 @@ def decoding(records: list[dict]) -> list[str]:
     lines = ["| decoding | base, tokens/s | ours | PEFT's prompts | PEFT's LoRA |"]
     lines.append("|---|---|---|---|---|")
     compared = grouped(records, ("device", "shape", "batch", "way"))
-    for (device, shape, batch, way), found in compared.items():
+    by_shape = sorted(compared.items(), key=lambda x: (*x[0][:2], x[0][3], x[0][2] or ""))
+    for (device, shape, batch, way), found in by_shape:
         if BASE not in found:
             continue
         shares = [found[m]["speed_of_base"] if m in found else None for m in COMPARED]
@@ -69,6 +74,21 @@ def decoding(records: list[dict]) -> list[str]:
         what = f"{where_}: {SHAPES[shape]}, batch {batch}, {WAYS[way]}"
         lines.append(f"| {what} | {found[BASE]['tokens_per_second']:,} | {' | '.join(cells)} |")
     return lines
+
+
+def papers_run(record: dict) -> str:
+    """One sentence on the paper's headline, and from how short a run it is extrapolated."""
+    hours = record["extrapolated_hours_of_the_papers_run"]
+    return (
+        f"**The paper's run** (52K examples, 5 epochs; the paper: one hour on 8 A100) would take "
+        f"{hours:.1f} hours on one {record['device']}. This is **extrapolated** from "
+        f"{record['measured_seconds']:.0f} seconds: random weights of LLaMA-7B's shape, rows as "
+        f"long as Alpaca's, {record['batch_size']} rows a step, compiled layers, "
+        f"{record['tokens_per_second']:,} tokens/s, {record['peak_gib']} GiB "
+        "([paper_run.json](benchmarks/results/paper_run.json), "
+        "[`python -m benchmarks.paper_run`](benchmarks/paper_run.py); "
+        f"torch {record['torch']}, transformers {record['transformers']})."
+    )
 
 
 def speed(stored: dict[str, list[dict]]) -> list[str]:
@@ -93,6 +113,8 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "Of the base model's speed, this is left in `generate` with an adapter:",
         "",
         *decoding(decode),
+        "",
+        papers_run(stored["paper_run"][-1]),
         "",
         f"`set_adapter` takes at most {max(s['median_ms'] for s in swaps):.2f} ms, "
         f"`load_llama()` from its cache {waits['load_llama()']:.2f} s on the CPU, "

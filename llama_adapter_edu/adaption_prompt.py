@@ -92,7 +92,7 @@ def attend_to_heads(
     scale: float | None = None,
 ) -> Float[Tensor, "b h s d"]:
     """Plain attention of every row to the same p keys of its head, in PyTorch's one kernel."""
-    key, value = (x.expand(len(query), -1, -1, -1) for x in (key, value))
+    key, value = (x.to(query.dtype).expand(len(query), -1, -1, -1) for x in (key, value))
     return F.scaled_dot_product_attention(query, key, value, scale=scale)
 
 
@@ -123,7 +123,6 @@ class AdaptionPrompt(nn.Module):
         self.prompts = nn.Parameter(prompts.normal_(std=init_std))
         self.gate = nn.Parameter(torch.zeros(n_gates, dtype=torch.float32, device=device))
         self.gate_activation = gate_activation
-        self.kept_heads: tuple[Tensor, Tensor] | None = None  # of a generation
 
     @property
     def gate_opening(self) -> Float[Tensor, "h"]:

@@ -11,17 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from llama_adapter_edu.adaption_prompt import AdaptionPrompt, attend_to_heads
 from llama_adapter_edu.decoder import decoder_of, layer_keys_values
 from llama_adapter_edu.image_prompts import add_image, attend_row_by_row, image_keys_values
+from llama_adapter_edu.kept_prompts import keep_in_generations
 
 PREFIX = "adaption_prompt_"
+PROMPT_ARGUMENTS = "image_vector", "kept_prompts", "prompts_to_keep"
 
 
 @dataclass
@@ -43,7 +44,7 @@ def switch_attention(model: PreTrainedModel) -> None:
     if base in ALL_MASK_ATTENTION_FUNCTIONS:
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
-    decoder_of(model).register_forward_pre_hook(_keep_with_words, with_kwargs=True)
+    keep_in_generations(decoder_of(model))
 
 
 def _adapted(base: str) -> Callable:
@@ -64,76 +65,59 @@ def _adapted(base: str) -> Callable:
             if base == "eager"
             else model_file.ALL_ATTENTION_FUNCTIONS[base]
         )
-        kept = kwargs.pop("prompt_keys_values", None)
-        image = kwargs.pop("image_vector", None)
+        of_prompts = {name: kwargs.pop(name, None) for name in PROMPT_ARGUMENTS}
         output, weights = frozen(module, query, key, value, attention_mask, **kwargs)
-        prompt = active_prompt(module)
-        if prompt is None:
-            return output, weights
-        scale = kwargs.get("scaling")
-        if image is not None:
-            keys_values = _image_keys_values(module, prompt, query, image, kept)
-            added = attend_row_by_row(prompt, query, *keys_values, scale)
-        elif kept is not None:
-            added = attend_to_heads(query, *_kept_heads(module, prompt, query, kept), scale)
-        else:
-            keys_values = layer_keys_values(module, prompt.prompts.to(query.dtype))
-            added = prompt(query, *keys_values, scale)
-        # No `rearrange` here: in decoding, reading its pattern would take longer than the addition.
-        return output + added.transpose(1, 2).to(output.dtype), weights
+        added = _from_prompts(module, query, kwargs.get("scaling"), **of_prompts)
+        if added is not None:
+            # No `rearrange`: in decoding, reading its pattern would take longer than the addition.
+            output = output + added.transpose(1, 2).to(output.dtype)
+        return output, weights
 
     return adapted_attention
 
 
-def _kept_heads(
-    attention: nn.Module, prompt: AdaptionPrompt, query: Float[Tensor, "b h s d"], kept: dict
-) -> tuple[Float[Tensor, "h p d"], Float[Tensor, "h p d"]]:
-    """The layer's prompts as heads to attend to, computed once in a generation."""
-    name = attention.layer_idx, attention.adapter_state.active
-    if name in kept and prompt.kept_heads[0].dtype == query.dtype:
-        return prompt.kept_heads
-    keys_values = layer_keys_values(attention, prompt.prompts.to(query.dtype))
-    heads = prompt.gated_heads(*keys_values, query.shape[1])
-    if not torch.compiler.is_compiling():
-        _keep_in_place(prompt, heads)
-        kept[name] = True
-    return heads
+def _from_prompts(
+    attention: nn.Module,
+    query: Float[Tensor, "b h s d"],
+    scale: float | None,
+    image_vector: Float[Tensor, "b m"] | None,
+    kept_prompts: dict[int, tuple[Tensor, Tensor]] | None,
+    prompts_to_keep: dict[int, tuple[Tensor, Tensor]] | None,
+) -> Float[Tensor, "b h s d"] | None:
+    """What the active prompts of this layer add to its heads; None if it has none."""
+    layer = attention.layer_idx
+    if kept_prompts is not None and image_vector is None:
+        heads = kept_prompts.get(layer)
+        return None if heads is None else attend_to_heads(query, *heads, scale)
+    prompt = active_prompt(attention)
+    if prompt is None:
+        return None
+    if image_vector is None:
+        pair = layer_keys_values(attention, prompt.prompts.to(query.dtype))
+        if prompts_to_keep is None:
+            return prompt(query, *pair, scale)
+        pair = prompt.gated_heads(*pair, query.shape[1])
+        added = attend_to_heads(query, *pair, scale)
+    else:
+        seen = kept_prompts is not None
+        pair = kept_prompts[layer] if seen else _seeing(attention, prompt, query, image_vector)
+        added = attend_row_by_row(prompt, query, *pair, scale)
+    if prompts_to_keep is not None:
+        prompts_to_keep[layer] = pair
+    return added
 
 
-def _keep_in_place(prompt: AdaptionPrompt, heads: tuple[Tensor, Tensor]) -> None:
-    """Copy heads to `prompt.kept_heads`, whose memory stays the same from then on.
-
-    The CUDA graphs of a compiled model read a module's tensors where they are. All others they copy
-    in every step, and for two a layer that takes longer than the attention to prompts itself.
-    """
-    old = prompt.kept_heads
-    if old is None or (old[0].dtype, old[0].device) != (heads[0].dtype, heads[0].device):
-        with torch.inference_mode(False):  # the next generation may write from outside of it
-            prompt.kept_heads = tuple(
-                torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in heads
-            )
-    for kept, new in zip(prompt.kept_heads, heads, strict=True):
-        kept.copy_(new)
-
-
-def _image_keys_values(
+def _seeing(
     attention: nn.Module,
     prompt: AdaptionPrompt,
     query: Float[Tensor, "b h s d"],
     image: Float[Tensor, "b m"],
-    kept: dict | None,
 ) -> tuple[Float[Tensor, "b g p d"], Float[Tensor, "b g p d"]]:
-    """Keys and values of the prompts with each row's picture; computed once in a generation."""
+    """Keys and values of the prompts with each row's picture."""
     if len(image) != len(query):
         raise ValueError(f"{len(image)} images for {len(query)} texts: show each text one image.")
-    name = None if kept is None else (attention.layer_idx, attention.adapter_state.active)
-    if name is not None and name in kept:
-        return kept[name]
     prompts = add_image(prompt.prompts, image).to(query.dtype)
-    keys_values = image_keys_values(prompts, partial(layer_keys_values, attention))
-    if name is not None:
-        kept[name] = keys_values
-    return keys_values
+    return image_keys_values(prompts, partial(layer_keys_values, attention))
 
 
 def active_prompt(attention: nn.Module) -> AdaptionPrompt | None:
@@ -142,22 +126,3 @@ def active_prompt(attention: nn.Module) -> AdaptionPrompt | None:
     if state is None or state.active not in attention.adaption_prompts:
         return None
     return attention.adaption_prompts[state.active]
-
-
-def _keep_with_words(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Keep the prompts' keys and values exactly as long as the words': in the same cache object.
-
-    Never with gradients: keys kept in training would stop the prompts from learning (litgpt #1287).
-    Those with a picture are kept until another picture, or none, comes with the next words.
-    """
-    words = kwargs.get("cache", kwargs.get("past_key_values"))  # renamed in transformers 5.24
-    if isinstance(words, Cache) and not torch.is_grad_enabled():
-        # The length of a static cache is a tensor, which a compiled graph cannot branch on.
-        if not torch.compiler.is_compiling() and words.get_seq_length() == 0:
-            words.prompt_keys_values = {}
-        kept = kwargs["prompt_keys_values"] = getattr(words, "prompt_keys_values", None)
-        image = kwargs.get("image_vector")
-        if kept is not None and kept.get("image") is not image:
-            kept.clear()
-            kept["image"] = image
-    return args, kwargs
