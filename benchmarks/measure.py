@@ -101,6 +101,26 @@ def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
     return statistics.median(interleaved({"": work}, device, rounds=9, times=3, warm_up=3)[""])
 
 
+def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
+    """The highest memory during one call, above what was taken before, in MiB."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    Path("/proc/self/clear_refs").write_text("5")  # sets the highest to what is taken now
+    before = _highest_kib(status)
+    work()
+    return round((_highest_kib(status) - before) / 2**10, 1)
+
+
+def _highest_kib(status: Path) -> int:
+    return int(status.read_text().split("VmHWM:")[1].split()[0])
+
+
 def keep(path: Path, records: list[dict]) -> None:
     """Add records to a JSON file, one a line. They replace those that measured the same."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

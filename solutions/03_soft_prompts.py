@@ -395,9 +395,9 @@ plt.show()
 
 # %% [markdown]
 # Scores below 0 have a minus sign. On the left, grey is the causal mask of lesson 01: a word may not
-# look at later words. On the right there is **no mask**. A prompt is not later than any word. It is not even text: it holds
-# nothing of the answer that a word could peek at. So every word may see every prompt. The prompts
-# themselves ask nothing: they have no queries (paper, eq. 2).
+# look at later words. On the right there is **no mask**. A prompt is not later than any word. It is
+# not even text: it holds nothing of the answer that a word could peek at. So every word may see
+# every prompt. The prompts themselves ask nothing: they have no queries (paper, eq. 2).
 #
 # You also see that the prompts' scores are the louder ones. Scores decide who is read. So what
 # happens next depends on who competes with whom.

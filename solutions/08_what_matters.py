@@ -960,7 +960,7 @@ for dtype, colour, mark in (("float32", BLUE, "-"), ("bfloat16", ORANGE, "--")):
     draw_cells(ax, rates, cells, color=colour, ls=mark, label=f"adapter in {dtype}")
 for rate, name in ((real_rate, "9e-3 as a base rate"), (9e-3, "9e-3 as it stands")):
     ax.axvline(rate, color=GREY, ls=":", zorder=0)
-    ax.text(rate, 1.03, name, ha="center", fontsize=9)
+    ax.text(rate, 1.02, name, ha="center", fontsize=9, transform=ax.get_xaxis_transform())
 ax.set(xscale="log", xlabel="learning rate", ylabel="right answers")
 ax.legend(frameon=False, loc="upper left")
 plt.show()

@@ -1262,7 +1262,7 @@ for method in methods:
     )
 
 # %%
-# alt: Exact match of each method against the numbers that it trains, on a logarithmic axis; a point for each of three seeds.
+# alt: Every run gets more than 95 % right. The two kinds of prompts train about a thousandth of what full fine-tuning trains, LoRA almost three times as many as prompts; yet the ways lie hardly further apart than the three seeds of one way.
 _, ax = plt.subplots(figsize=(6, 3.4))
 for colour, marker, method in zip((BLUE, GREY, ORANGE, "black"), "os^D", methods, strict=True):
     learnt = values("methods", method, "trainable_parameters")

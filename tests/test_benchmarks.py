@@ -1,11 +1,12 @@
 """The speed benchmarks on a tiny model: they compare the same thing, and keep what they find."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import decode, measure, paper_run, train_step
+from benchmarks import decode, measure, paper_run, savings, train_step
 from benchmarks.methods import BASE, FULL, LORA, OURS, PEFTS, SHAPES, Base, prepare, step_flops
 
 TINY = ["--shape", "tiny", "--cpu", "--rounds", "2"]
@@ -75,3 +76,25 @@ def test_a_new_measurement_replaces_the_old_one_of_the_same_setting(tmp_path):
     measure.keep(path, [{"method": "b", "batch": "1", "median_ms": 2.0}])
     measure.keep(path, [{"method": "a", "batch": "1", "median_ms": 3.0}])
     assert [(r["method"], r["median_ms"]) for r in records(path)] == [("b", 2.0), ("a", 3.0)]
+
+
+@pytest.mark.parametrize("name", savings.SAVINGS)
+def test_a_saving_changes_no_loss(name):
+    bench = savings.Bench("tiny", torch.device("cpu"))
+    saved, plain = (work().item() for work in savings.SAVINGS[name](bench))
+    assert saved == pytest.approx(plain, rel=1e-5)
+
+
+def test_what_changes_the_loss_is_no_saving(monkeypatch):
+    losses = [torch.tensor(2.0), torch.tensor(2.5)]
+    wrong = {"wrong": lambda bench: [lambda loss=loss: loss for loss in losses]}
+    monkeypatch.setattr(savings, "SAVINGS", wrong)
+    bench = savings.Bench("tiny", torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"wrong: loss 2\.0 with it, 2\.5"):
+        savings.measured("wrong", bench, "tiny", rounds=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+def test_the_highest_memory_is_found_even_if_it_is_free_again():
+    peak = measure.peak_mib(lambda: torch.ones(2**26).sum(), torch.device("cpu"))
+    assert 250 < peak < 300
