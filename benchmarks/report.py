@@ -82,7 +82,7 @@ def text() -> str:
     }
     timed = {
         name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("train_step", "decode", "load", "paper_run")
+        for name in ("train_step", "decode", "load", "paper_run", "savings")
     }
     parts = quality(stored["quality"]), vision(stored["vision"]), speed(timed)
     return "\n\n".join("\n".join(part) for part in parts)

@@ -76,6 +76,19 @@ def decoding(records: list[dict]) -> list[str]:
     return lines
 
 
+def savings(records: list[dict]) -> list[str]:
+    """One line for each saving: time and memory with it and without it."""
+    lines = ["| saving | with it | without it |", "|---|---|---|"]
+    for record in records:
+        cells = [
+            f"{record[f'{way}_median_ms']:,.0f} ms, {record[f'{way}_mib']:,.0f} MiB"
+            for way in ("with", "without")
+        ]
+        where_ = "CPU" if record["device"].startswith("CPU") else "GPU"
+        lines.append(f"| {where_}: {record['saving']} | {' | '.join(cells)} |")
+    return lines
+
+
 def papers_run(record: dict) -> str:
     """One sentence on the paper's headline, and from how short a run it is extrapolated."""
     hours = record["extrapolated_hours_of_the_papers_run"]
@@ -109,6 +122,13 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         + ".",
         "",
         *training(train),
+        "",
+        "What each saving is worth, forward and backward on the course's Llama "
+        "([savings.json](benchmarks/results/savings.json), "
+        "[`python -m benchmarks.savings`](benchmarks/savings.py)). The memory is what a step takes "
+        "above the model:",
+        "",
+        *savings(stored["savings"]),
         "",
         "Of the base model's speed, this is left in `generate` with an adapter:",
         "",

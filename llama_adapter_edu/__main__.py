@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     job.set_defaults(command=_finetune)
     add = job.add_argument
     add("--output", default="runs/home-commands", help="folder for adapter, plot and results")
-    add("--steps", type=int, default=100, help="optimiser steps")
-    add("--batch-size", type=int, default=8, help="commands in a step")
+    add("--steps", type=int, default=130, help="optimiser steps")
+    add("--batch-size", type=int, default=4, help="commands in a step")
     add("--learning-rate", type=float, default=0.03, help="its highest value, after warm-up")
     add("--adapter-len", type=int, default=10, help="prompts in a layer")
     add("--adapter-layers", type=int, default=30, help="how many of the topmost layers get prompts")

@@ -1132,8 +1132,8 @@ print(f"exact match on unseen rooms and phrasings: {before:.0%} before, {after:.
 
 # %% [markdown]
 # On the CPU these are few steps, and some answers are still wrong, often by a word of the room.
-# `make demo` shows it more than twice as many commands. What a GPU makes of it in 200 steps of 32
-# rows stands at the end of this lesson.
+# `make demo` shows it more than three times as many commands. What a GPU makes of it in 200 steps of
+# 32 rows stands at the end of this lesson.
 #
 # ## A second expert
 #
