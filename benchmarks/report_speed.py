@@ -30,12 +30,15 @@ def grouped(records: list[dict], names: tuple[str, ...]) -> dict[tuple, dict[str
     return groups
 
 
+def rounded(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.1f}"
+
+
 def milliseconds(record: dict | None) -> str:
     """Median and, in brackets, lowest and highest; on a GPU the memory too."""
     if record is None:
         return ""
-    shown = [f"{record[name]:,.0f}" if record[name] >= 100 else f"{record[name]:.1f}"
-             for name in ("median_ms", "lowest_ms", "highest_ms")]  # fmt: skip
+    shown = [rounded(record[name]) for name in ("median_ms", "lowest_ms", "highest_ms")]
     memory = f", {record['peak_gib']:.1f} GiB" if record.get("peak_gib") else ""
     return f"{shown[0]} ({shown[1]}–{shown[2]}){memory}"
 
@@ -104,6 +107,51 @@ def papers_run(record: dict) -> str:
     )
 
 
+def one(records: list[dict], **wanted: str) -> dict:
+    """The one record with these words in it, of prompts of the usual length.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = [
+        record
+        for record in records
+        if all(str(record.get(name, "")).startswith(word) for name, word in wanted.items())
+        and record.get("adapter_len", USUAL_PROMPTS) == USUAL_PROMPTS
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} stored records have {wanted}, expected one.")
+    return found[0]
+
+
+def headlines(train: list[dict], decode: list[dict]) -> list[str]:
+    """The few figures that most readers want."""
+
+    def step(method: str, way: str, batch: str, device: str = "NVIDIA") -> str:
+        record = one(train, method=method, way=way, batch=batch, device=device)
+        return f"{rounded(record['median_ms'])} ms"
+
+    def share(way: str, shape: str, device: str) -> str:
+        of = {"method": OURS, "way": way, "shape": shape, "device": device, "batch": "1"}
+        return f"{one(decode, **of)['speed_of_base']:.0%}"
+
+    large, small, course = "8 x 512", "16 x 64", "8 x 67"
+    return [
+        f"* A training step of LLaMA-7B's shape, {large} tokens on the GPU: "
+        f"{step(OURS, 'eager', large)}, with compiled layers {step(OURS, 'compile', large)}. "
+        f"PEFT's prompts take {step(PEFTS, 'eager', large)}, its LoRA "
+        f"{step(LORA, 'eager', large)}.",
+        f"* SmolLM2's shape, {small} tokens: {step(OURS, 'compiled graphs', small)} in CUDA graphs "
+        f"of compiled layers, PEFT's prompts {step(PEFTS, 'eager', small)} (eager).",
+        f"* The course's own batches on the CPU: {step(OURS, 'eager', course, 'CPU')}, PEFT's "
+        f"prompts {step(PEFTS, 'eager', course, 'CPU')}.",
+        f"* `generate` with an adapter keeps {share('eager', 'smollm2-real', 'CPU')} of the base "
+        f"model's speed on the CPU and {share('static', 'llama-7b', 'NVIDIA')} at LLaMA-7B's shape "
+        f"with a static cache; eager, a GPU waits for Python, and "
+        f"{share('eager', 'smollm2', 'NVIDIA')} are left.",
+    ]
+
+
 def speed(stored: dict[str, list[dict]]) -> list[str]:
     """All of it, with the machines and the commands that the figures come from."""
     train, decode, load = (stored[name] for name in ("train_step", "decode", "load"))
@@ -111,8 +159,7 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
     waits = {record["what"]: record["median_ms"] / 1e3 for record in load}
     swaps = [record for record in decode if record["way"] == "set_adapter"]
     return [
-        "**Speed**, median (lowest–highest) of interleaved rounds. The floor is the time of the "
-        "step's matrix products alone, at the rate of a large one. From "
+        "**Speed**, from "
         "[train_step.json](benchmarks/results/train_step.json), "
         "[decode.json](benchmarks/results/decode.json) and "
         "[load.json](benchmarks/results/load.json), written by "
@@ -120,6 +167,15 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "[`decode`](benchmarks/decode.py) and [`load`](benchmarks/load.py) on "
         + "; ".join(machines)
         + ".",
+        "",
+        *headlines(train, decode),
+        "",
+        papers_run(stored["paper_run"][-1]),
+        "",
+        "<details><summary>All figures of speed and memory</summary>",
+        "",
+        "Median (lowest–highest) of interleaved rounds. The floor is the time of the step's matrix "
+        "products alone, at the rate of a large one.",
         "",
         *training(train),
         "",
@@ -134,11 +190,11 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "",
         *decoding(decode),
         "",
-        papers_run(stored["paper_run"][-1]),
-        "",
         f"`set_adapter` takes at most {max(s['median_ms'] for s in swaps):.2f} ms, "
         f"`load_llama()` from its cache {waits['load_llama()']:.2f} s on the CPU, "
         f"`import llama_adapter_edu` {waits['import llama_adapter_edu']:.2f} s, "
         f"with `python -m` and `--help` {waits['python -m llama_adapter_edu --help']:.2f} s, "
         f"of which Python itself takes {waits['python -c pass']:.2f} s.",
+        "",
+        "</details>",
     ]

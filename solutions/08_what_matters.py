@@ -939,7 +939,7 @@ for rate, name in ((real_rate, "9e-3 as a base rate"), (9e-3, "9e-3 as it stands
     ax.text(rate, 1.03, name, ha="center", fontsize=9)
 ax.set(xscale="log", xlabel="size of the step", ylabel="share that stays", ylim=(0, 1))
 ax.yaxis.set_major_formatter("{x:.0%}")
-ax.legend(frameon=False)
+ax.legend(frameon=False, loc="right")
 plt.show()
 
 print(f"N(0, 1), real rate at 16 rows:  {share_unmoved(drawn, real_rate):.0%} stay")
@@ -960,7 +960,7 @@ for dtype, colour, mark in (("float32", BLUE, "-"), ("bfloat16", ORANGE, "--")):
     draw_cells(ax, rates, cells, color=colour, ls=mark, label=f"adapter in {dtype}")
 for rate, name in ((real_rate, "9e-3 as a base rate"), (9e-3, "9e-3 as it stands")):
     ax.axvline(rate, color=GREY, ls=":", zorder=0)
-    ax.text(rate, 1.02, name, ha="center", fontsize=9, transform=ax.get_xaxis_transform())
+    ax.text(rate, 1.02, name, fontsize=9, transform=ax.get_xaxis_transform())
 ax.set(xscale="log", xlabel="learning rate", ylabel="right answers")
 ax.legend(frameon=False, loc="upper left")
 plt.show()
