@@ -1,4 +1,4 @@
-"""The options that make training faster, `compile_layers` and `cuda_graphs`: the same losses."""
+"""The options that make training faster, and compiled decoding: the same losses and logits."""
 
 from functools import partial
 
@@ -70,6 +70,35 @@ def test_swapping_adapters_compiles_nothing_again():
             set_adapter(model, name)
             model(ids)
     assert counter.frame_count == seen
+
+
+def test_a_compiled_decoding_step_uses_the_prompts_of_its_own_generation():
+    """Generate, train, generate: one compilation, and always the logits of a run without cache."""
+    from transformers import StaticCache
+
+    counter, model = CompileCounterWithBackend("aot_eager"), tiny_model()
+    # Not the module: its own call would be compiled for the first words too.
+    step = torch.compile(model.forward, backend=counter, fullgraph=True, dynamic=False)
+    ids = torch.randint(3, 96, (2, 7))
+    compiled = []
+    for _ in range(3):
+        cache = StaticCache(model.config, max_cache_len=8)
+        with torch.no_grad():
+            model(ids[:, :5], past_key_values=cache)
+            for at in (5, 6):
+                position = torch.full((2, 1), at)
+                got = step(ids[:, at : at + 1], past_key_values=cache, position_ids=position).logits
+                whole = model(ids[:, : at + 1], use_cache=False).logits[:, -1:]
+                torch.testing.assert_close(got, whole, atol=1e-5, rtol=0)
+        compiled.append(counter.frame_count)
+        loss, _ = answer_loss_sum(model, {"input_ids": ids, "labels": ids})
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(0.1 * parameter.grad.sign())
+        model.zero_grad()
+    assert compiled[-1] == compiled[0]
 
 
 @pytest.mark.parametrize("longest", [5, 15, 16, 17, 40])
