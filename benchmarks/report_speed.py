@@ -88,7 +88,8 @@ def savings(records: list[dict]) -> list[str]:
             for way in ("with", "without")
         ]
         where_ = "CPU" if record["device"].startswith("CPU") else "GPU"
-        lines.append(f"| {where_}: {record['saving']} | {' | '.join(cells)} |")
+        what = f"{where_}: {SHAPES[record['shape']]}, {record['saving']}"
+        lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines
 
 
@@ -146,16 +147,16 @@ def headlines(train: list[dict], decode: list[dict]) -> list[str]:
         f"* The course's own batches on the CPU: {step(OURS, 'eager', course, 'CPU')}, PEFT's "
         f"prompts {step(PEFTS, 'eager', course, 'CPU')}.",
         f"* `generate` with an adapter keeps {share('eager', 'smollm2-real', 'CPU')} of the base "
-        f"model's speed on the CPU and {share('static', 'llama-7b', 'NVIDIA')} at LLaMA-7B's shape "
-        f"with a static cache; eager, a GPU waits for Python, and "
-        f"{share('eager', 'smollm2', 'NVIDIA')} are left.",
+        f"model's speed on the CPU, and on the GPU {share('static', 'llama-7b', 'NVIDIA')} at "
+        f"LLaMA-7B's shape with a static cache. Eager, the GPU waits for Python: "
+        f"{share('eager', 'smollm2', 'NVIDIA')} at SmolLM2's shape.",
     ]
 
 
 def speed(stored: dict[str, list[dict]]) -> list[str]:
     """All of it, with the machines and the commands that the figures come from."""
     train, decode, load = (stored[name] for name in ("train_step", "decode", "load"))
-    machines = sorted({where(record) for record in train + decode + load})
+    machines = sorted({where(record) for record in train + decode + load + stored["savings"]})
     waits = {record["what"]: record["median_ms"] / 1e3 for record in load}
     swaps = [record for record in decode if record["way"] == "set_adapter"]
     return [
@@ -179,7 +180,7 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "",
         *training(train),
         "",
-        "What each saving is worth, forward and backward on the course's Llama "
+        "What each saving is worth, forward and backward "
         "([savings.json](benchmarks/results/savings.json), "
         "[`python -m benchmarks.savings`](benchmarks/savings.py)). The memory is what a step takes "
         "above the model:",

@@ -230,6 +230,24 @@ def test_prompt_keys_are_projected_once_in_a_generation(tiny, words):
     assert sum(x.shape == (4, 48) for x in calls) == 1
 
 
+@pytest.mark.parametrize("first_words", ["with gradients", "before the adapter"])
+def test_words_go_on_that_began_without_kept_prompts(tiny, words, first_words):
+    model, cache = tiny(attn_implementation="sdpa"), None
+    if first_words == "before the adapter":
+        with torch.no_grad():
+            cache = model(words[:, :3]).past_key_values
+    add_adaption_prompts(model, SMALL)
+    open_gates(model)
+    if first_words == "with gradients":
+        cache = model(words[:, :3]).past_key_values
+        whole = model(words, use_cache=False).logits[:, 3:]
+    with torch.no_grad():
+        steps = [model(w, past_key_values=cache).logits for w in words[:, 3:].split(1, dim=1)]
+    if first_words == "with gradients":
+        torch.testing.assert_close(torch.cat(steps, dim=1), whole)
+    assert not hasattr(cache, "kept_prompts")
+
+
 def test_generations_that_take_turns_do_not_disturb_each_other(tiny, words):
     """One in float32, one under autocast, one in inference mode; all with the same adapter."""
     model = add_adaption_prompts(tiny(attn_implementation="sdpa"), SMALL)
