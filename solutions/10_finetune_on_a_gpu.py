@@ -1131,9 +1131,9 @@ for row, answer in zip(test_commands.select(range(3)), said, strict=False):
 print(f"exact match on unseen rooms and phrasings: {before:.0%} before, {after:.0%} after")
 
 # %% [markdown]
-# On the CPU these are few steps, and some answers are still wrong, often by a word of the room.
-# `make demo` shows it more than three times as many commands. What a GPU makes of it in 200 steps of
-# 32 rows stands at the end of this lesson.
+# On the CPU these are few steps, and many answers are still wrong, often by one word. `make demo`
+# shows it more than three times as many commands. What a GPU makes of it in 200 steps of 32 rows
+# stands at the end of this lesson.
 #
 # ## A second expert
 #
