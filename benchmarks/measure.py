@@ -83,22 +83,24 @@ def spread(times: list[float]) -> dict[str, float | int]:
     }
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product: no step that multiplies matrices runs faster."""
-    size = 8192 if device.type == "cuda" else 1536
+def large_products(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
+    """Large matrix products, and their FLOP: no step that multiplies matrices is done faster."""
+    size, times = (8192, 20) if device.type == "cuda" else (1536, 3)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / _median_seconds(lambda: left @ right, device)
+
+    def work() -> None:
+        for _ in range(times):
+            left @ right
+
+    return work, times * 2 * size**3
 
 
 def copy_rate(device: torch.device) -> float:
     """Bytes/s of a large copy, read and written bytes together."""
     source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
     target: Tensor = torch.empty_like(source)
-    return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source), device)
-
-
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    return statistics.median(interleaved({"": work}, device, rounds=9, times=3, warm_up=3)[""])
+    copies = interleaved({"": lambda: target.copy_(source)}, device, rounds=9, times=3, warm_up=3)
+    return 2 * source.nbytes / statistics.median(copies[""])
 
 
 def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:

@@ -36,7 +36,7 @@ from llama_adapter_edu.training_step import (
 )
 
 Work = Callable[[], Tensor]
-LONG, ROWS, ROWS_AT_ONCE = 4096, 24, 4
+LONG, BATCHES = 4096, 6
 
 
 class Bench:
@@ -45,6 +45,7 @@ class Bench:
     def __init__(self, shape: str, device: torch.device) -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.base, self.device = Base(shape, device, dtype), device
+        self.rows = 16 if device.type == "cuda" else 4  # a GPU would wait for Python with fewer
 
     def model(self, adapter_layers: int = 30) -> nn.Module:
         model = prepare(OURS, self.base.model(), 10, adapter_layers).train()
@@ -57,12 +58,22 @@ class Bench:
     def home_commands(self) -> dict[str, Tensor]:
         """Masked labels and real lengths; random words if the shape has no tokenizer."""
         if hasattr(self.base, "tokenizer"):
-            return course_batch(self.base, 8, self.device)
-        return self.to_device(collate(self.alpaca_like()[:8], 0))
+            return course_batch(self.base, 2 * self.rows, self.device)
+        return self.to_device(collate(self.alpaca_like()[: 2 * self.rows], 0))
 
     def alpaca_like(self) -> list[dict[str, list[int]]]:
         rng = random.Random(0)
-        return [alpaca_like_row(rng, self.base.config.vocab_size) for _ in range(ROWS)]
+        vocabulary = self.base.config.vocab_size
+        return [alpaca_like_row(rng, vocabulary) for _ in range(BATCHES * self.rows)]
+
+    def batches(self, numbers: Iterable[list[int]]) -> list[dict]:
+        """Batches of the Alpaca-like rows with these numbers."""
+        rows = self.alpaca_like()
+        return [self.to_device(collate([rows[n] for n in some], 0)) for some in numbers]
+
+    def as_they_come(self) -> list[dict]:
+        starts = range(0, BATCHES * self.rows, self.rows)
+        return self.batches(list(range(start, start + self.rows)) for start in starts)
 
 
 def learn(model: nn.Module, *batches: dict[str, Tensor]) -> Tensor:
@@ -125,21 +136,18 @@ def no_mask(bench: Bench) -> tuple[Work, Work]:
 
 
 def similar_lengths(bench: Bench) -> tuple[Work, Work]:
-    model, rows = bench.model(), bench.alpaca_like()
-
-    def batches(numbers: Iterable[list[int]]) -> list[dict]:
-        return [bench.to_device(collate([rows[n] for n in some], 0)) for some in numbers]
-
-    grouped = length_grouped_batches([len(r["input_ids"]) for r in rows], ROWS_AT_ONCE, seed=0)
-    as_they_come = [list(range(n, n + ROWS_AT_ONCE)) for n in range(0, ROWS, ROWS_AT_ONCE)]
-    return partial(learn, model, *batches(grouped)), partial(learn, model, *batches(as_they_come))
+    model, lengths = bench.model(), [len(row["input_ids"]) for row in bench.alpaca_like()]
+    grouped = bench.batches(length_grouped_batches(lengths, bench.rows, seed=0))
+    return partial(learn, model, *grouped), partial(learn, model, *bench.as_they_come())
 
 
 def packed_rows(bench: Bench) -> tuple[Work, Work]:
-    _, as_they_come = similar_lengths(bench)
-    model, packed = bench.model(), pack(bench.alpaca_like(), length=512)
-    batches = [bench.to_device(collate_packed([row], 0)) for row in packed]
-    return partial(learn, model, *batches), as_they_come
+    model, packed, at_once = bench.model(), pack(bench.alpaca_like(), length=512), bench.rows // 4
+    batches = [
+        bench.to_device(collate_packed(packed[start : start + at_once], 0))
+        for start in range(0, len(packed), at_once)
+    ]
+    return partial(learn, model, *batches), partial(learn, model, *bench.as_they_come())
 
 
 def chunked_loss(bench: Bench) -> tuple[Work, Work]:
@@ -167,7 +175,7 @@ SAVINGS = {
     "nothing kept below the lowest of 8 adapted layers": nothing_kept_below,
     "prompts' keys and values once, not for each row": prompts_once,
     "no mask for padding on the right": no_mask,
-    f"rows of similar length share a batch of {ROWS_AT_ONCE}": similar_lengths,
+    "rows of similar length share a batch": similar_lengths,
     "rows packed into 512 tokens": packed_rows,
     f"head and loss of {LONG} labelled tokens, in chunks": chunked_loss,
 }
@@ -192,7 +200,7 @@ def measured(name: str, bench: Bench, shape: str, rounds: int) -> dict:
     if abs(losses[0] - losses[1]) > bound * losses[1]:
         raise ValueError(f"{name}: loss {losses[0]} with it, {losses[1]} without it")
     times = measure.interleaved(works, bench.device, rounds=rounds, times=1)
-    record: dict = {"saving": name}
+    record: dict = {"saving": name, "rows_at_once": bench.rows}
     for number, (way, work) in enumerate(works.items()):
         on_gpu = bench.device.type == "cuda"
         peak = measure.peak_mib(work, bench.device) if on_gpu else None

@@ -5,16 +5,19 @@
     python -m benchmarks.train_step --shape llama-7b --batch-sizes 8 --lengths 512       # 80 GB GPU
 
 A step is forward, backward and AdamW. Ways to run it: eager; `compile` (torch.compile of each
-decoder layer, as `finetune(compile_layers=True)` does it); ours alone also in CUDA graphs, as
-`finetune(cuda_graphs=True)` does it: `graphs`, or `compiled graphs` with compiled layers in them.
-The others train as their users train them: `model(**batch).loss`, logits for all positions.
+decoder layer, and of our loss, as `finetune(compile_layers=True)` does it); ours alone also in CUDA
+graphs, as `finetune(cuda_graphs=True)` does it: `graphs`, or `compiled graphs` with compiled layers
+in them. The others train as their users train them: `model(**batch).loss`, logits for all
+positions.
 
-The floor is the time that the step's matrix products take at the rate of a large matrix product on
-the same machine. Results go to `results/train_step.json`; a call replaces its own settings there.
+The floor is the time that the step's matrix products take at the rate of large matrix products,
+measured in the same rounds: under load, a GPU lowers its clock. Results go to
+`results/train_step.json`; a call replaces its own settings there.
 """
 
 import argparse
 import gc
+import statistics
 import sys
 import traceback
 from itertools import product
@@ -37,20 +40,20 @@ from benchmarks.methods import (
     random_batch,
     step_flops,
 )
+from llama_adapter_edu.compiled_layers import compile_layers
 from llama_adapter_edu.cuda_graphs import GraphedGradients
 from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.decoder import decoder_of
 from llama_adapter_edu.training_step import answer_loss
 
 METHODS = (OURS, PEFTS, LORA, BASE, FULL)
+PRODUCTS = "large matrix products"
 WAYS = ("eager", "compile", "graphs", "compiled graphs")
 
 
 def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor]) -> Step:
     """A call that does one whole step and returns its loss; of the base, the forward alone."""
     if way.startswith("compile"):
-        for layer in decoder_of(getattr(model, "get_base_model", lambda: model)()).layers:
-            layer.compile()
+        compile_layers(getattr(model, "get_base_model", lambda: model)())
     if method == BASE:
         return torch.no_grad()(lambda: answer_loss(model, batch))
 
@@ -98,13 +101,15 @@ def first_steps(step: Step, device: torch.device, times: int = 3) -> tuple[float
 
 
 def compare(
-    base: Base, batch: dict[str, Tensor], variants: list[tuple[str, str]], options, rate: float
+    base: Base, batch: dict[str, Tensor], variants: list[tuple[str, str]], options
 ) -> list[dict]:
     """All variants on one batch: a record each. One that cannot run says why."""
     torch.compiler.reset()
     torch._dynamo.config.recompile_limit = 64  # each variant is a compilation of its own
     device, config = batch["labels"].device, base.config
     steps, records = {}, []
+    dtype = next(iter(base.weights.values())).dtype
+    products, product_flops = measure.large_products(device, dtype)
     base_bytes = sum({t.data_ptr(): t.nbytes for t in base.weights.values()}.values())
     rows, length = batch["labels"].shape
     n_tokens = rows * length
@@ -128,15 +133,19 @@ def compare(
         if method == BASE:
             flops = step_flops(config, n_tokens, labelled, config.num_hidden_layers)
             flops -= 2 * config.hidden_size * config.vocab_size * labelled  # no backward
-        record["floor_ms"] = round(1e3 * flops / rate, 3)
+        record["flops"] = flops
         record["first_loss"] = round(loss, 4)
         if peak and not way.endswith("graphs"):  # a graph's memory is not counted as allocated
             record["peak_gib"] = round((peak - before + base_bytes) / 2**30, 2)
         steps[method, way] = step
-    times = measure.interleaved(steps, device, rounds=options.rounds, times=options.times)
+    rounds = {"rounds": options.rounds, "times": options.times}
+    times = measure.interleaved({PRODUCTS: products, **steps}, device, **rounds)
+    rate = product_flops / statistics.median(times[PRODUCTS])
     for record in records:
+        record["matmul_tflops"] = round(rate / 1e12, 3)
         if own := times.get((record["method"], record["way"])):
             record |= measure.spread(own)
+            record["floor_ms"] = round(1e3 * record.pop("flops") / rate, 3)
             record["tokens_per_second"] = round(1e3 * n_tokens / record["median_ms"])
             record["times_floor"] = round(record["median_ms"] / record["floor_ms"], 2)
     del steps
@@ -169,8 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     on_gpu = torch.cuda.is_available() and not options.cpu
     device = torch.device("cuda" if on_gpu else "cpu")
     dtype = getattr(torch, options.dtype or ("bfloat16" if on_gpu else "float32"))
-    base, rate = Base(options.shape, device, dtype), measure.matmul_rate(device, dtype)
-    print(f"large matrix product: {rate / 1e12:.2f} TFLOP/s in {dtype}")
+    base = Base(options.shape, device, dtype)
     variants = [
         (method, way)
         for method, way in product(options.methods, options.ways)
@@ -188,10 +196,10 @@ def main(arguments: list[str] | None = None) -> int:
             "batches": options.batches,
             "batch": f"{rows} x {batch['labels'].shape[1]}",
             "adapter_len": options.adapter_len,
-            "matmul_tflops": round(rate / 1e12, 3),
         }
-        records = compare(base, batch, variants, options, rate)
-        print(f"\n{setting['shape']}, {setting['batch']} tokens, {setting['dtype']}")
+        records = compare(base, batch, variants, options)
+        rate = f"{records[0]['matmul_tflops']:,.2f} TFLOP/s in large products"
+        print(f"\n{setting['shape']}, {setting['batch']} tokens, {setting['dtype']}, {rate}")
         shown = ["method", "way", "median_ms", "lowest_ms", "highest_ms"]
         shown += ["tokens_per_second", "peak_gib", "floor_ms", "times_floor"]
         measure.print_table(records, shown)

@@ -1,4 +1,4 @@
-"""An option for training: torch.compile runs each decoder layer as fewer, larger kernels."""
+"""An option for training: torch.compile runs layers and loss as fewer, larger kernels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from llama_adapter_edu.decoder import decoder_of
+from llama_adapter_edu.training_step import cross_entropy_sum
 
 
 @contextmanager
 def compiled_layers(model: nn.Module, **options) -> Iterator[None]:
-    """Inside, each decoder layer runs compiled; its first batches wait for the compiler.
+    """Inside, each decoder layer runs compiled, and the loss; the first batches wait for it.
 
     There are three kinds of layers: below the prompts, the lowest with prompts, which needs no
     gradient of its input, and those above. Each kind is compiled once for all its layers, and once
@@ -20,13 +21,19 @@ def compiled_layers(model: nn.Module, **options) -> Iterator[None]:
     Args:
         options: of torch.compile, as `fullgraph=True`.
     """
-    layers = decoder_of(model).layers
-    for layer in layers:
-        layer.compile(**options)
+    compile_layers(model, **options)
     try:
         # Three kinds of layers and a few sizes are more than torch's limit of 8 compilations.
         with torch._dynamo.config.patch(recompile_limit=32):
             yield
     finally:
-        for layer in layers:
+        for layer in decoder_of(model).layers:
             layer._compiled_call_impl = None  # torch has no public way back
+        del model.cross_entropy_sum
+
+
+def compile_layers(model: nn.Module, **options) -> None:
+    """`compiled_layers` without a way back."""
+    for layer in decoder_of(model).layers:
+        layer.compile(**options)
+    model.cross_entropy_sum = torch.compile(cross_entropy_sum, **options)

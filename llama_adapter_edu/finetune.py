@@ -74,8 +74,8 @@ def finetune(
             step to end, saves, and then raises KeyboardInterrupt.
         cuda_graphs: on one NVIDIA GPU, several times faster for a small model, with the same losses
             (see `cuda_graphs.py`). Not with mixed precision or micro-batches.
-        compile_layers: torch.compile the decoder's layers. Faster steps, with or without
-            cuda_graphs, after a wait for the compiler: worth it for long runs.
+        compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
+            without cuda_graphs, after a wait for the compiler: worth it for long runs.
 
     Returns:
         the loss and, for a model with adaption prompts, the gates' openings after each step.

@@ -63,7 +63,8 @@ def columns_loss_sum(
         use_cache=False,
         logits_to_keep=predicting,
     ).logits
-    return cross_entropy_sum(
+    loss_sum = getattr(model, "cross_entropy_sum", cross_entropy_sum)  # or the compiled one
+    return loss_sum(
         rearrange(logits, "b s v -> (b s) v"), rearrange(labels[:, -n_columns:], "b s -> (b s)")
     )
 
@@ -72,13 +73,13 @@ def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) ->
     """Sum of the cross entropy (nats) of n positions, in float32.
 
     Many positions go in chunks, once more in the backward pass: their float32 copies never exist
-    all at once.
+    all at once. Compiled, there are no such copies.
     """
 
     def of_chunk(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
 
-    if len(labels) <= CHUNK:
+    if torch.compiler.is_compiling() or len(labels) <= CHUNK:
         return of_chunk(logits, labels)
     chunks = zip(logits.split(CHUNK), labels.split(CHUNK), strict=True)
     again = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
