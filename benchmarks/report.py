@@ -1,7 +1,7 @@
-"""The measured results in README.md, from the JSON files that the benchmarks wrote.
+"""The measured results in README.md and NOTES.md, from the JSON files that the benchmarks wrote.
 
 python -m benchmarks.report            # print them
-python -m benchmarks.report --write    # put them into README.md
+python -m benchmarks.report --write    # put them into the two files
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.measure import RESULTS
-from benchmarks.report_speed import speed
+from benchmarks.report_speed import speed, trials
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "llama_adapter_edu" / "results"
@@ -74,35 +74,41 @@ def vision(stored: dict) -> list[str]:
     ]
 
 
-def text() -> str:
+def read(folder: Path, *names: str) -> dict:
+    return {n: json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in names}
+
+
+def for_readme() -> str:
     """All results as Markdown."""
-    stored = {
-        name: json.loads((STORED / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("quality", "vision")
-    }
-    timed = {
-        name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("train_step", "decode", "load", "paper_run", "savings")
-    }
+    stored = read(STORED, "quality", "vision")
+    timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings")
     parts = quality(stored["quality"]), vision(stored["vision"]), speed(timed)
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def written(readme: str) -> str:
-    """README.md with the results of now between its two markers."""
-    before, _, rest = readme.partition(START)
+def for_notes() -> str:
+    """What did not help, as Markdown."""
+    return "\n".join(trials(read(RESULTS, "trials")["trials"]))
+
+
+FILES = {"README.md": for_readme, "benchmarks/NOTES.md": for_notes}
+
+
+def written(name: str) -> str:
+    """One of the files, with the results of now between its two markers."""
+    before, _, rest = (ROOT / name).read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"README.md needs a line {START!r} and after it a line {END!r}.")
-    return f"{before}{START}\n{text()}\n{END}{after}"
+        raise ValueError(f"{name} needs a line {START!r} and after it a line {END!r}.")
+    return f"{before}{START}\n{FILES[name]()}\n{END}{after}"
 
 
 def main() -> int:
-    path = ROOT / "README.md"
-    if "--write" in sys.argv[1:]:
-        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(text())
+    for name, text in FILES.items():
+        if "--write" in sys.argv[1:]:
+            (ROOT / name).write_text(written(name), encoding="utf-8")
+        else:
+            print(text())
     return 0
 
 

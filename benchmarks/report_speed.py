@@ -84,12 +84,35 @@ def savings(records: list[dict]) -> list[str]:
     lines = ["| saving | with it | without it |", "|---|---|---|"]
     for record in records:
         cells = [
-            f"{record[f'{way}_median_ms']:,.0f} ms, {record[f'{way}_mib']:,.0f} MiB"
+            f"{rounded(record[f'{way}_median_ms'])} ms, {record[f'{way}_mib']:,.0f} MiB"
             for way in ("with", "without")
         ]
         where_ = "CPU" if record["device"].startswith("CPU") else "GPU"
         what = f"{where_}: {SHAPES[record['shape']]}, {record['saving']}"
         lines.append(f"| {what} | {' | '.join(cells)} |")
+    return lines
+
+
+def trials(records: list[dict]) -> list[str]:
+    """What was tried instead, and how much of the speed it has, a line for each kind of work."""
+    groups: dict[tuple, dict[str, float]] = {}
+    for record in records:
+        key = where(record), record["shape"], record["way"]
+        groups.setdefault(key, {})[record["trial"]] = record["speed_of_as_it_is"]
+    kinds = {"generate": "`generate`, eager, one row"}
+    heads = [f"{SHAPES[s]}, {kinds.get(way) or f'step, {WAYS[way]}'}" for _, s, way in groups]
+    names = list(dict.fromkeys(name for found in groups.values() for name in found))
+    lines = [
+        "Speed relative to the way that it is done, the median over rounds, on "
+        + "; ".join(sorted({machine for machine, *_ in groups}))
+        + " ([trials.json](results/trials.json), [`python -m benchmarks.trials`](trials.py)):",
+        "",
+        f"| | {' | '.join(heads)} |",
+        "|---" * (1 + len(heads)) + "|",
+    ]
+    for name in names:
+        cells = [f"{found[name]:.2f}" if name in found else "" for found in groups.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -108,8 +131,8 @@ def papers_run(record: dict) -> str:
     )
 
 
-def one(records: list[dict], **wanted: str) -> dict:
-    """The one record with these words in it, of prompts of the usual length.
+def one(records: list[dict], device: str, **wanted: str) -> dict:
+    """The one record with these words, on a device whose name begins so, with the usual prompts.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -117,11 +140,12 @@ def one(records: list[dict], **wanted: str) -> dict:
     found = [
         record
         for record in records
-        if all(str(record.get(name, "")).startswith(word) for name, word in wanted.items())
+        if record["device"].startswith(device)
+        and all(record.get(name) == word for name, word in wanted.items())
         and record.get("adapter_len", USUAL_PROMPTS) == USUAL_PROMPTS
     ]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} stored records have {wanted}, expected one.")
+        raise ValueError(f"{len(found)} stored records of {device} have {wanted}, expected one.")
     return found[0]
 
 

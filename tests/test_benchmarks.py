@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decode, measure, paper_run, savings, train_step
+from benchmarks import decode, measure, paper_run, savings, train_step, trials
 from benchmarks.methods import BASE, FULL, LORA, OURS, PEFTS, SHAPES, Base, prepare, step_flops
+from llama_adapter_edu.adapt import adapter_prompts
+from llama_adapter_edu.adaption_prompt import attend_to_heads
 
 TINY = ["--shape", "tiny", "--cpu", "--rounds", "2"]
 
@@ -59,9 +61,8 @@ def test_decoding_is_timed_with_every_kind_of_adapter(tmp_path):
 
 def test_the_papers_run_is_extrapolated_from_what_was_measured(tmp_path):
     path = tmp_path / "paper_run.json"
-    paper_run.main(
-        ["--shape", "tiny", "--cpu", "--seconds", "0.1", "--batch-size", "4", "--output", str(path)]
-    )
+    options = ["--shape", "tiny", "--cpu", "--eager", "--seconds", "0.1", "--batch-size", "4"]
+    paper_run.main([*options, "--output", str(path)])
     [record] = records(path)
     hours = 52_002 * 5 * record["measured_seconds"] / record["rows"] / 3600
     assert record["extrapolated_hours_of_the_papers_run"] == pytest.approx(
@@ -98,3 +99,20 @@ def test_what_changes_the_loss_is_no_saving(monkeypatch):
 def test_the_highest_memory_is_found_even_if_it_is_free_again():
     peak = measure.peak_mib(lambda: torch.ones(2**26).sum(), torch.device("cpu"))
     assert 250 < peak < 300
+
+
+def test_trials_compute_the_same_and_are_timed(tmp_path):
+    query, key, value = torch.randn(2, 6, 5, 8), torch.randn(6, 3, 8), torch.randn(6, 3, 8)
+    expected = attend_to_heads(query, key, value, 0.3)
+    torch.testing.assert_close(trials.matrix_products(query, key, value, 0.3), expected)
+    path = tmp_path / "trials.json"
+    options = ["--shapes", "tiny", "--cpu", "--rounds", "2", "--new-tokens", "2"]
+    trials.main([*options, "--output", str(path)])
+    assert {record["way"] for record in records(path)} == {"eager", "generate"}
+    assert {record["trial"] for record in records(path)} >= {*trials.TRIALS, trials.LIMIT, BASE}
+
+
+def test_prompts_in_the_lowest_layer_alone():
+    model = prepare(OURS, Base("tiny", torch.device("cpu"), torch.float32).model(), 4, 2)
+    trials.lowest_layer_alone(model)
+    assert list(adapter_prompts(model, "default")) == [1]

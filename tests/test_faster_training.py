@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tiny_run import TOKENIZER, tiny_model, tiny_rows
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -21,10 +22,13 @@ SETTINGS = TrainingConfig(steps=12, batch_size=4, learning_rate=0.02)
 
 
 @pytest.fixture(autouse=True)
-def no_compiled_code():
+def a_new_start():
+    """No compiled code, and an accelerator that does not remember the CPU of the test before."""
     torch.compiler.reset()
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     torch.compiler.reset()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def losses(accelerator, **options):

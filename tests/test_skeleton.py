@@ -88,5 +88,7 @@ def test_taught_code_uses_named_axes():
             assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
 
 
-def test_the_results_in_the_readme_are_those_of_the_benchmarks():
-    assert report.written(README) == README, "run: python -m benchmarks.report --write"
+@pytest.mark.parametrize("name", report.FILES)
+def test_written_results_are_those_of_the_benchmarks(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert report.written(name) == text, "run: python -m benchmarks.report --write"
