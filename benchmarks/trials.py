@@ -1,7 +1,7 @@
 """Ideas that did not make it faster, measured beside the way that it is done.
 
     python -m benchmarks.trials --shapes tiny --rounds 2 --cpu   # does it run?
-    python -m benchmarks.trials                                  # a GPU of 80 GB, about 4 minutes
+    python -m benchmarks.trials                                  # a GPU of 80 GB, about 5 minutes
 
 Training steps and eager decoding. What came of it is told in NOTES.md; the figures go to
 `results/trials.json`.

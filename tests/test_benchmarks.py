@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decode, measure, paper_run, savings, train_step, trials
+from benchmarks import decode, measure, paper_run, savings, time_to_95, train_step, trials
 from benchmarks.methods import BASE, FULL, LORA, OURS, PEFTS, SHAPES, Base, prepare, step_flops
 from llama_adapter_edu.adapt import adapter_prompts
 from llama_adapter_edu.adaption_prompt import attend_to_heads
@@ -116,3 +116,18 @@ def test_prompts_in_the_lowest_layer_alone():
     model = prepare(OURS, Base("tiny", torch.device("cpu"), torch.float32).model(), 4, 2)
     trials.lowest_layer_alone(model)
     assert list(adapter_prompts(model, "default")) == [1]
+
+
+@pytest.mark.parametrize(("goal", "looked_at"), [(0.0, 1), (1.0, 2)])
+def test_the_time_to_a_goal_ends_with_the_step_that_reaches_it(
+    tmp_path, monkeypatch, goal, looked_at
+):
+    monkeypatch.setattr(time_to_95, "GOAL", goal)
+    path = tmp_path / "time_to_95.json"
+    settings = ["--steps", "2", "--batch-size", "1", "--test-rows", "1", "--every", "1"]
+    time_to_95.main([*settings, "--output", str(path)])
+    [record] = records(path)
+    assert [step for step, _, _ in record["shares"]] == [1, 2][:looked_at]
+    seconds = [second for _, second, _ in record["shares"]]
+    assert 0 < seconds[0] <= seconds[-1] <= record["training_seconds"]
+    assert record.get("goal_step") == (1 if looked_at == 1 else None)
