@@ -81,7 +81,7 @@ def read(folder: Path, *names: str) -> dict:
 def for_readme() -> str:
     """All results as Markdown."""
     stored = read(STORED, "quality", "vision")
-    timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings")
+    timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings", "time_to_95")
     parts = quality(stored["quality"]), vision(stored["vision"]), speed(timed)
     return "\n\n".join("\n".join(part) for part in parts)
 

@@ -1,5 +1,7 @@
 """Training steps, decoding and loading as Markdown, from what the benchmarks stored."""
 
+from statistics import median
+
 from benchmarks.methods import BASE, LORA, OURS, PEFTS
 
 COMPARED = (OURS, PEFTS, LORA)
@@ -91,6 +93,22 @@ def savings(records: list[dict]) -> list[str]:
         what = f"{where_}: {SHAPES[record['shape']]}, {record['saving']}"
         lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines
+
+
+def demo(records: list[dict]) -> str:
+    """When the demo gets 95 % right, now and in its first version: lowest, median, highest."""
+
+    def seconds(now: bool) -> str:
+        found = [r["goal_seconds"] for r in records if (r["version"] == "now") == now]
+        low, middle, high = min(found), median(found), max(found)
+        return f"{middle:.0f} s ({low:.0f}–{high:.0f}, {len(found)} seeds)"
+
+    return (
+        f"The demo's Llama gets 95 % of unseen commands right after {seconds(now=True)} of "
+        f"training, in the first version after {seconds(now=False)}, on {where(records[0])} "
+        "([time_to_95.json](benchmarks/results/time_to_95.json), "
+        "[`python -m benchmarks.time_to_95`](benchmarks/time_to_95.py))."
+    )
 
 
 def trials(records: list[dict]) -> list[str]:
@@ -220,6 +238,8 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         f"`import llama_adapter_edu` {waits['import llama_adapter_edu']:.2f} s, "
         f"with `python -m` and `--help` {waits['python -m llama_adapter_edu --help']:.2f} s, "
         f"of which Python itself takes {waits['python -c pass']:.2f} s.",
+        "",
+        demo(stored["time_to_95"]),
         "",
         "</details>",
     ]
