@@ -23,8 +23,8 @@ from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_c
 from llama_adapter_edu.finetune import finetune
 from llama_adapter_edu.home_commands import generate, rooms
 from llama_adapter_edu.llama import load_llama
+from llama_adapter_edu.loss import answer_loss
 from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.training_step import answer_loss
 
 _worker: dict = {}  # what each process loads once: the Llama, its tokenizer, the rows to score
 

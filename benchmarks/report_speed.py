@@ -218,14 +218,15 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "<details><summary>All figures of speed and memory</summary>",
         "",
         "Median (lowest–highest) of interleaved rounds. The floor is the time of the step's matrix "
-        "products alone, at the rate of a large one.",
+        "products alone, at the rate of large ones in the same run. Under load a GPU lowers its "
+        "clock, so that rate is not the same in all rows.",
         "",
         *training(train),
         "",
         "What each saving is worth, forward and backward "
         "([savings.json](benchmarks/results/savings.json), "
-        "[`python -m benchmarks.savings`](benchmarks/savings.py)). The memory is what a step takes "
-        "above the model:",
+        "[`python -m benchmarks.savings`](benchmarks/savings.py)), in batches of 4 or 8 rows on "
+        "the CPU, 16 or 32 on the GPU. The memory is what a step takes above the model:",
         "",
         *savings(stored["savings"]),
         "",

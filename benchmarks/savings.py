@@ -26,14 +26,10 @@ from benchmarks.decode import open_gates
 from benchmarks.methods import OURS, SHAPES, Base, prepare
 from benchmarks.paper_run import alpaca_like_row
 from benchmarks.train_step import course_batch
-from llama_adapter_edu import training_step
+from llama_adapter_edu import loss as the_loss
 from llama_adapter_edu.data import collate, length_grouped_batches
+from llama_adapter_edu.loss import answer_loss_sum, columns_loss_sum, cross_entropy_sum
 from llama_adapter_edu.packing import collate_packed, pack
-from llama_adapter_edu.training_step import (
-    answer_loss_sum,
-    columns_loss_sum,
-    cross_entropy_sum,
-)
 
 Work = Callable[[], Tensor]
 LONG, BATCHES = 4096, 6
@@ -164,7 +160,7 @@ def chunked_loss(bench: Bench) -> tuple[Work, Work]:
         return loss.detach()
 
     def at_once() -> Tensor:
-        with patch.object(training_step, "CHUNK", LONG):
+        with patch.object(the_loss, "CHUNK", LONG):
             return in_chunks()
 
     return in_chunks, at_once

@@ -43,7 +43,7 @@ from benchmarks.methods import (
 from llama_adapter_edu.compiled_layers import compile_layers
 from llama_adapter_edu.cuda_graphs import GraphedGradients
 from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.training_step import answer_loss
+from llama_adapter_edu.loss import answer_loss
 
 METHODS = (OURS, PEFTS, LORA, BASE, FULL)
 PRODUCTS = "large matrix products"

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from llama_adapter_edu.decoder import decoder_of
-from llama_adapter_edu.training_step import cross_entropy_sum
+from llama_adapter_edu.loss import cross_entropy_sum
 
 
 @contextmanager
 def compiled_layers(model: nn.Module, **options) -> Iterator[None]:
-    """Inside, each decoder layer runs compiled, and the loss; the first batches wait for it.
+    """Inside, decoder layers and loss run compiled; the first batches wait for the compiler.
 
     There are three kinds of layers: below the prompts, the lowest with prompts, which needs no
     gradient of its input, and those above. Each kind is compiled once for all its layers, and once

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llama_adapter_edu.data import IGNORE_INDEX
+from llama_adapter_edu.loss import columns_loss_sum, labelled_columns
 from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.training_step import columns_loss_sum, labelled_columns
 
 BUCKET = 16  # columns: lengths are rounded up to a multiple of this
 

@@ -23,8 +23,8 @@ from llama_adapter_edu.digits import (
     questions_about,
     shuffled_batches,
 )
+from llama_adapter_edu.loss import answer_loss
 from llama_adapter_edu.training_config import TrainingConfig, learning_rate_factor
-from llama_adapter_edu.training_step import answer_loss
 
 
 def train_digits(

@@ -5,7 +5,8 @@
                                           every few steps: a checkpoint in the resume folder
 
 accelerate takes care of devices, processes and mixed precision. `training_config.py` holds settings
-and schedule, `training_step.py` computes the gradients, `training_state.py` keeps the checkpoints.
+and schedule, `loss.py` the loss, `training_step.py` computes the gradients, `training_state.py`
+keeps the checkpoints.
 """
 
 import os
@@ -27,6 +28,7 @@ from llama_adapter_edu.base_support import check_gradients
 from llama_adapter_edu.compiled_layers import compiled_layers
 from llama_adapter_edu.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.interrupts import caught_interrupts
+from llama_adapter_edu.loss import answer_loss
 from llama_adapter_edu.resume_folder import ResumeFolder
 from llama_adapter_edu.training_config import (
     TrainingConfig,
@@ -35,7 +37,7 @@ from llama_adapter_edu.training_config import (
     training_batches,
 )
 from llama_adapter_edu.training_state import History, dataset_fingerprint
-from llama_adapter_edu.training_step import Rows, accumulate_within_memory, answer_loss
+from llama_adapter_edu.training_step import Rows, accumulate_within_memory
 
 __all__ = [
     "History",

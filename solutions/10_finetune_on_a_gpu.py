@@ -40,11 +40,11 @@ from llama_adapter_edu.checking import assert_close, check
 from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
 from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
 from llama_adapter_edu.finetune import finetune, make_optimizer, training_batches
+from llama_adapter_edu.loss import answer_loss_sum
 from llama_adapter_edu.plots import BLUE, GREY, ORANGE, plot_gates, plot_loss, use_style
 from llama_adapter_edu.profiles import PROFILES, choose_profile, estimate_memory
 from llama_adapter_edu.telegrams import style_score, telegrams
 from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.training_step import answer_loss_sum
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 

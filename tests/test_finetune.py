@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
 
-from llama_adapter_edu import load_adapter, training_step
+from llama_adapter_edu import load_adapter
+from llama_adapter_edu import loss as the_loss
 from llama_adapter_edu.adapt import adapter_prompts
 from llama_adapter_edu.data import collate
 from llama_adapter_edu.finetune import (
@@ -85,8 +86,8 @@ def test_a_loss_in_chunks_is_the_same_loss(monkeypatch):
     labels[::3] = -100
     at_once, in_chunks = (logits.clone().requires_grad_() for _ in range(2))
     right = F.cross_entropy(at_once, labels, reduction="sum")
-    monkeypatch.setattr(training_step, "CHUNK", 5)
-    loss = training_step.cross_entropy_sum(in_chunks, labels)
+    monkeypatch.setattr(the_loss, "CHUNK", 5)
+    loss = the_loss.cross_entropy_sum(in_chunks, labels)
     torch.testing.assert_close(loss, right)
     right.backward()
     loss.backward()

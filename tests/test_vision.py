@@ -30,8 +30,8 @@ from llama_adapter_edu.digits_training import adapted_layers_alone, answer_words
 from llama_adapter_edu.encoders import ClipEncoder, DigitEncoder
 from llama_adapter_edu.image_prompts import add_image, attend_row_by_row, image_keys_values
 from llama_adapter_edu.inspect_prompts import prompt_weights
+from llama_adapter_edu.loss import answer_loss
 from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.training_step import answer_loss
 from llama_adapter_edu.vision import ImagePrompt, add_vision, image_prompt_of
 from llama_adapter_edu.vision_checkpoint import load_vision, save_vision
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import torch
 from llama_adapter_edu.data import IGNORE_INDEX
-from llama_adapter_edu.training_step import answer_loss_sum
+from llama_adapter_edu.loss import answer_loss_sum
 from torch import nn
 from llama_adapter_edu.training_config import real_learning_rate, learning_rate_factor
 
