@@ -59,10 +59,10 @@ site: $(VENV)/browser  ## build the course site, build/site/index.html
 	$(RUN) -m tools.site
 
 test-site: site  ## open every page of the site in Chromium
-	$(RUN) -m pytest browser/test_site.py
+	$(RUN) -m pytest tests/browser/test_site.py
 
 test-jupyter: $(VENV)/browser  ## solve exercises in JupyterLab in Chromium; ARGS="-k 03" for one
-	$(RUN) -m pytest browser/test_jupyter.py $(ARGS)
+	$(RUN) -m pytest tests/browser/test_jupyter.py $(ARGS)
 
 $(VENV)/browser: $(VENV)/ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,site,browser]"

@@ -12,19 +12,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.ablation_grid import Cell
 from benchmarks.ablation_variants import apply_variant
-from llama_adapter_edu import evaluate
-from llama_adapter_edu.adapt import (
+from llama_adapter_edu import (
     AdaptionPromptConfig,
-    adapter_configs,
+    TrainingConfig,
     add_adaption_prompts,
+    encode_dataset,
+    finetune,
+    load_llama,
     remove_adapter,
 )
-from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.finetune import finetune
-from llama_adapter_edu.home_commands import generate, rooms
-from llama_adapter_edu.llama import load_llama
-from llama_adapter_edu.loss import answer_loss
-from llama_adapter_edu.training_config import TrainingConfig
+from llama_adapter_edu.adapters.manage import adapter_configs
+from llama_adapter_edu.course.tasks.home_commands import generate, home_commands, rooms
+from llama_adapter_edu.data import evaluate
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.encoding import IGNORE_INDEX
+from llama_adapter_edu.training.loss import answer_loss
 
 _worker: dict = {}  # what each process loads once: the Llama, its tokenizer, the rows to score
 

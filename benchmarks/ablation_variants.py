@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.attention_interface import active_prompt
-from llama_adapter_edu.decoder import layer_keys_values
+from llama_adapter_edu.adapters.attach import active_prompt
+from llama_adapter_edu.adapters.decoder import layer_keys_values
+from llama_adapter_edu.adapters.manage import adapter_prompts
 
 GATE_STARTS = ("zero", "random", "open")
 SOFTMAXES = ("two", "joint")

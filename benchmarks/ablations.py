@@ -33,7 +33,7 @@ import transformers
 from benchmarks.ablation_grid import STUDIES, TINY_STUDIES, Cell, grid
 from benchmarks.ablation_run import base_dtype, run_cell, start_worker
 
-OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu" / "results" / "ablations.json"
+OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results" / "ablations.json"
 
 
 def conditions(options: argparse.Namespace) -> dict:

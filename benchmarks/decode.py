@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from benchmarks import measure
 from benchmarks.methods import BASE, LORA, OURS, PEFTS, SHAPES, Base, prepare
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, set_adapter
-from llama_adapter_edu.adapt import adapter_prompts
+from llama_adapter_edu.adapters.manage import adapter_prompts
 
 METHODS = (BASE, OURS, PEFTS, LORA)
 

@@ -17,7 +17,7 @@ from benchmarks import measure
 LOAD = """
 import json, time
 import torch, transformers
-from llama_adapter_edu.llama import load_llama
+from llama_adapter_edu import load_llama
 start = time.perf_counter()
 load_llama()
 print(json.dumps(time.perf_counter() - start))

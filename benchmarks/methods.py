@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama_adapter_edu.adapt import AdaptionPromptConfig, add_adaption_prompts
-from llama_adapter_edu.llama import load_llama
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 
 OURS, PEFTS, LORA = "adaption prompts", "PEFT adaption prompts", "PEFT LoRA"
 FULL, BASE = "full fine-tuning", "base"

@@ -20,10 +20,11 @@ import torch
 
 from benchmarks import measure
 from benchmarks.methods import OURS, SHAPES, Base, prepare
-from llama_adapter_edu.compiled_layers import compiled_layers
-from llama_adapter_edu.cuda_graphs import pad_to_bucket
-from llama_adapter_edu.data import IGNORE_INDEX, collate, length_grouped_batches
-from llama_adapter_edu.loss import answer_loss
+from llama_adapter_edu.data.batches import collate, length_grouped_batches
+from llama_adapter_edu.data.encoding import IGNORE_INDEX
+from llama_adapter_edu.training.compiled import compiled_layers
+from llama_adapter_edu.training.cuda_graphs import pad_to_bucket
+from llama_adapter_edu.training.loss import answer_loss
 
 EXAMPLES, EPOCHS, LONGEST = 52_002, 5, 512
 

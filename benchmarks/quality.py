@@ -34,12 +34,12 @@ import torch
 import transformers
 
 from benchmarks.quality_run import base_answers, run
-from llama_adapter_edu.data import home_commands
-from llama_adapter_edu.finetune import TrainingConfig
-from llama_adapter_edu.profiles import PROFILES, Profile
-from llama_adapter_edu.telegrams import telegrams
+from llama_adapter_edu import TrainingConfig
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.course.tasks.profiles import PROFILES, Profile
+from llama_adapter_edu.course.tasks.telegrams import telegrams
 
-OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu" / "results" / "quality.json"
+OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results" / "quality.json"
 SEEDS = (0, 1, 2)
 RATE_SEED = 100
 BUDGET = TrainingConfig(steps=100, batch_size=32)  # of every method; the rate is its own

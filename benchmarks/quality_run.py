@@ -11,14 +11,21 @@ import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
 
-from llama_adapter_edu.adapt import AdaptionPromptConfig, add_adaption_prompts, count_parameters
-from llama_adapter_edu.checkpoint import save_adapter
-from llama_adapter_edu.data import encode_dataset, home_commands
-from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
-from llama_adapter_edu.finetune import TrainingConfig, finetune
-from llama_adapter_edu.llama import load_llama
-from llama_adapter_edu.profiles import Profile, estimate_memory
-from llama_adapter_edu.telegrams import style_score, telegrams
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    TrainingConfig,
+    add_adaption_prompts,
+    count_parameters,
+    encode_dataset,
+    finetune,
+    generate_answers,
+    load_llama,
+    save_adapter,
+)
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.course.tasks.profiles import Profile, estimate_memory
+from llama_adapter_edu.course.tasks.telegrams import style_score, telegrams
+from llama_adapter_edu.data.evaluate import exact_match, longest_answer
 
 
 def prepare(method: str, model, adapter: AdaptionPromptConfig):

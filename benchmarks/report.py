@@ -13,7 +13,7 @@ from benchmarks.measure import RESULTS
 from benchmarks.report_speed import speed, trials
 
 ROOT = Path(__file__).resolve().parents[1]
-STORED = ROOT / "llama_adapter_edu" / "results"
+STORED = ROOT / "llama_adapter_edu/course/results"
 START, END = "<!-- results: python -m benchmarks.report --write -->", "<!-- end of results -->"
 
 
@@ -27,7 +27,7 @@ def quality(stored: dict) -> list[str]:
     lines = [
         f"On one {about['device']} (torch {about['torch']}, transformers {about['transformers']}, "
         f"PEFT {about['peft']}), from "
-        "[quality.json](llama_adapter_edu/results/quality.json), written by "
+        "[quality.json](llama_adapter_edu/course/results/quality.json), written by "
         "[`python -m benchmarks.quality`](benchmarks/quality.py): home commands, 100 steps of 32, "
         "base in float32, each way with the best of three learning rates, mean of 3 seeds.",
         "",
@@ -69,7 +69,7 @@ def vision(stored: dict) -> list[str]:
     return [
         f"Digits that it never saw, lesson 09 with {stored['settings']['steps']} steps on "
         f"{stored['hardware']}, {len(stored['runs'])} seeds: {named} "
-        "([vision.json](llama_adapter_edu/results/vision.json), "
+        "([vision.json](llama_adapter_edu/course/results/vision.json), "
         "[`python -m benchmarks.vision`](benchmarks/vision.py))."
     ]
 

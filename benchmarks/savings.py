@@ -26,10 +26,10 @@ from benchmarks.decode import open_gates
 from benchmarks.methods import OURS, SHAPES, Base, prepare
 from benchmarks.paper_run import alpaca_like_row
 from benchmarks.train_step import course_batch
-from llama_adapter_edu import loss as the_loss
-from llama_adapter_edu.data import collate, length_grouped_batches
-from llama_adapter_edu.loss import answer_loss_sum, columns_loss_sum, cross_entropy_sum
-from llama_adapter_edu.packing import collate_packed, pack
+from llama_adapter_edu.course.tasks.packing import collate_packed, pack
+from llama_adapter_edu.data.batches import collate, length_grouped_batches
+from llama_adapter_edu.training import loss as the_loss
+from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum, cross_entropy_sum
 
 Work = Callable[[], Tensor]
 LONG, BATCHES = 4096, 6

@@ -21,13 +21,19 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from benchmarks import measure
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    encode_dataset,
+    generate_answers,
+    load_llama,
+)
 from llama_adapter_edu.__main__ import _parser
-from llama_adapter_edu.data import encode_dataset, home_commands
-from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.evaluate import exact_match, longest_answer
 
 GOAL = 0.95
-the_loop = importlib.import_module("llama_adapter_edu.finetune")
+the_loop = importlib.import_module("llama_adapter_edu.training.loop")
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

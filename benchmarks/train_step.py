@@ -40,10 +40,13 @@ from benchmarks.methods import (
     random_batch,
     step_flops,
 )
-from llama_adapter_edu.compiled_layers import compile_layers
-from llama_adapter_edu.cuda_graphs import GraphedGradients
-from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.loss import answer_loss
+from llama_adapter_edu import encode_dataset
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.encoding import IGNORE_INDEX
+from llama_adapter_edu.training.compiled import compile_layers
+from llama_adapter_edu.training.cuda_graphs import GraphedGradients
+from llama_adapter_edu.training.loss import answer_loss
 
 METHODS = (OURS, PEFTS, LORA, BASE, FULL)
 PRODUCTS = "large matrix products"

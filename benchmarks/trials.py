@@ -25,8 +25,9 @@ from benchmarks import measure
 from benchmarks.decode import make_generate, open_gates
 from benchmarks.methods import BASE, OURS, PEFTS, Base, prepare, random_batch
 from benchmarks.train_step import make_step
-from llama_adapter_edu import adaption_prompt, attention_interface
-from llama_adapter_edu.decoder import attention_layers
+from llama_adapter_edu.adapters import attach as attention_interface
+from llama_adapter_edu.adapters.decoder import attention_layers
+from llama_adapter_edu.method import gated_prompts as adaption_prompt
 
 AS_IT_IS = "as it is"
 # Shape, batch and ways of the steps; rows of the decoding.

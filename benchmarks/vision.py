@@ -20,24 +20,20 @@ import torch
 import transformers
 from accelerate.utils import set_seed
 
-from llama_adapter_edu.adapt import (
+from llama_adapter_edu import (
     AdaptionPromptConfig,
+    TrainingConfig,
     add_adaption_prompts,
+    add_vision,
     count_parameters,
+    load_llama,
     remove_adapter,
 )
-from llama_adapter_edu.digits import (
-    accuracy,
-    digit_pictures,
-    questions_about,
-)
-from llama_adapter_edu.digits_training import answer_words, train_digits
-from llama_adapter_edu.encoders import DigitEncoder
-from llama_adapter_edu.llama import load_llama
-from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.vision import add_vision
+from llama_adapter_edu.course.tasks.digits import accuracy, digit_pictures, questions_about
+from llama_adapter_edu.course.tasks.digits_training import answer_words, train_digits
+from llama_adapter_edu.vision.encoders import DigitEncoder
 
-OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu" / "results" / "vision.json"
+OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results" / "vision.json"
 ADAPTER = "digits"
 
 

@@ -15,15 +15,17 @@ from collections.abc import Sequence
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
+    TrainingConfig,
     add_adaption_prompts,
+    encode_dataset,
+    finetune,
+    generate_answers,
+    load_instructions,
     load_llama,
     parameter_report,
     save_adapter,
 )
-from llama_adapter_edu.data import encode_dataset
-from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
-from llama_adapter_edu.finetune import TrainingConfig, finetune
-from llama_adapter_edu.instructions import load_instructions
+from llama_adapter_edu.data.evaluate import exact_match, longest_answer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,8 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
 
-from llama_adapter_edu import disable_adapter, load_adapter, load_llama, set_adapter
-from llama_adapter_edu.evaluate import generate_answers
+from llama_adapter_edu import (
+    disable_adapter,
+    generate_answers,
+    load_adapter,
+    load_llama,
+    set_adapter,
+)
 
 LONGEST_REQUEST = 100_000  # bytes
 

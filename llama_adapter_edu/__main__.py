@@ -25,25 +25,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _doctor() -> int:
-    from llama_adapter_edu.doctor import doctor
+    from llama_adapter_edu.course.doctor import doctor
 
     return doctor()
 
 
 def _progress(**options) -> int:
-    from llama_adapter_edu.saved_progress import show_progress
+    from llama_adapter_edu.course.progress.saved_notebooks import show_progress
 
     return show_progress(**options)
 
 
 def _report(**options) -> int:
-    from llama_adapter_edu.class_report import class_report
+    from llama_adapter_edu.course.progress.class_report import class_report
 
     return class_report(**options)
 
 
 def _finetune(**options) -> int:
-    from llama_adapter_edu.main_job import run_main_job
+    from llama_adapter_edu.course.demo import run_main_job
 
     return run_main_job(**options)
 

@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from llama_adapter_edu.adapt import adapter_configs, disable_adapter, set_adapter
-from llama_adapter_edu.checkpoint import load_adapter
-from llama_adapter_edu.data import encode_prompt
-from llama_adapter_edu.llama import load_llama
+from llama_adapter_edu.adapters.manage import adapter_configs, disable_adapter, set_adapter
+from llama_adapter_edu.base_models.load import load_llama
+from llama_adapter_edu.data.encoding import encode_prompt
+from llama_adapter_edu.files.save_load import load_adapter
 
 BASE = "base"
 

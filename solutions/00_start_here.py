@@ -14,10 +14,10 @@
 
 # %% tags=["nbval-ignore-output"]
 import torch
-from llama_adapter_edu import load_llama
-from llama_adapter_edu.checking import assert_close, check
-from llama_adapter_edu.data import home_commands
-from llama_adapter_edu.evaluate import exact_match, generate_answers
+from llama_adapter_edu import generate_answers, load_llama
+from llama_adapter_edu.course import assert_close, check
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.evaluate import exact_match
 
 model, tokenizer = load_llama()
 

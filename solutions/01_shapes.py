@@ -17,8 +17,8 @@ import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from llama_adapter_edu import load_llama
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.plots import draw_tensors, heatmap, use_style
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import draw_tensors, heatmap, use_style
 from torch import Tensor
 
 use_style()
@@ -113,7 +113,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h s d"]:
     """Cut the last axis into heads of width `head_dim` (d); put the head axis before the words."""
     ### BEGIN SOLUTION
@@ -221,7 +221,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
     """Undo `split_heads`: lay the heads of each word side by side again."""
     ### BEGIN SOLUTION
@@ -339,7 +339,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def repeat_kv_heads(x: Float[Tensor, "b g t d"], n_repeats: int) -> Float[Tensor, "b h t d"]:
     """Give each key/value head to `n_repeats` (r) neighbouring query heads: h reads g = h // r."""
     ### BEGIN SOLUTION
@@ -481,7 +481,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def attention_scores(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b h t d"]
 ) -> Float[Tensor, "b h s t"]:
@@ -784,7 +784,7 @@ print(scores.masked_fill(forbidden, minus_infinity).softmax(dim=-1).tolist())
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def causal_softmax(scores: Float[Tensor, "b h s t"]) -> Float[Tensor, "b h s t"]:
     """Turn scores into weights over the words up to each query; later words get weight 0.
 
@@ -963,7 +963,7 @@ print(f"head 8: 'it' gives 'dog' the weight {weights[0, 8, it, dog]:.2f}")
 #
 # `split_heads`, `merge_heads`, `repeat_kv_heads`, `attention_scores`, `causal_softmax`, and
 # `lonely_axes` to catch a typo. The library has the first five, with the same code, in
-# `llama_adapter_edu/attention.py`. **Lesson 02** builds a whole attention layer from them.
+# `llama_adapter_edu/method/attention.py`. **Lesson 02** builds a whole attention layer from them.
 #
 # Three questions to think about:
 #

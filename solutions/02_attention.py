@@ -27,7 +27,10 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
 from llama_adapter_edu import load_llama
-from llama_adapter_edu.attention import (
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import heatmap, use_style
+from llama_adapter_edu.data.encoding import encode_prompt
+from llama_adapter_edu.method.attention import (
     AttentionLayer,
     attention_scores,
     causal_softmax,
@@ -35,9 +38,6 @@ from llama_adapter_edu.attention import (
     repeat_kv_heads,
     split_heads,
 )
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.data import encode_prompt
-from llama_adapter_edu.plots import heatmap, use_style
 from torch import Tensor, nn
 
 model, tokenizer = load_llama()
@@ -140,7 +140,7 @@ print("the same after mixing the words:", bool(torch.allclose(in_order, out_of_o
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def rotary_tables(
     position: Int[Tensor, "b s"], head_dim: int, theta: float
 ) -> tuple[Float[Tensor, "b s d"], Float[Tensor, "b s d"]]:
@@ -304,7 +304,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def apply_rotary(
     x: Float[Tensor, "b h s d"], cos: Float[Tensor, "b s d"], sin: Float[Tensor, "b s d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -491,7 +491,7 @@ print(model.model.layers[0].self_attn)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def causal_attention(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b g t d"], value: Float[Tensor, "b g t d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -669,7 +669,7 @@ print("reading each word once:                ", n_read + n_written - 1)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.attention"
+# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 @dataclass
 class KeyValueCache:
     """The keys and values (b g t d) of the words read so far, empty at first."""

@@ -27,9 +27,10 @@ from llama_adapter_edu import (
     disable_adapter,
     load_llama,
 )
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.adaption_prompt import Projection
-from llama_adapter_edu.attention import (
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, mark_negative, use_style
+from llama_adapter_edu.method.attention import (
     AttentionLayer,
     apply_rotary,
     attention_scores,
@@ -38,8 +39,7 @@ from llama_adapter_edu.attention import (
     rotary_tables,
     split_heads,
 )
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, mark_negative, use_style
+from llama_adapter_edu.method.gated_prompts import Projection
 from torch import Tensor, nn
 
 use_style()
@@ -127,7 +127,7 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
 def prompt_keys_values(
     prompts: Float[Tensor, "p m"], key_proj: Projection, value_proj: Projection, head_dim: int
 ) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
@@ -273,7 +273,7 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
 def prompt_scores(
     query: Float[Tensor, "b h s d"], prompt_key: Float[Tensor, "g p d"], scale: float | None = None
 ) -> Float[Tensor, "b h s p"]:
@@ -434,7 +434,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
 def prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],

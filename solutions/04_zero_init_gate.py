@@ -23,9 +23,13 @@ import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.adaption_prompt import prompt_attention, prompt_keys_values, prompt_scores
-from llama_adapter_edu.attention import (
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, plot_gates, use_style
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.encoding import encode
+from llama_adapter_edu.method.attention import (
     AttentionLayer,
     apply_rotary,
     attention_scores,
@@ -35,9 +39,11 @@ from llama_adapter_edu.attention import (
     rotary_tables,
     split_heads,
 )
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.data import collate, encode, home_commands
-from llama_adapter_edu.plots import BLUE, GREY, ORANGE, plot_gates, use_style
+from llama_adapter_edu.method.gated_prompts import (
+    prompt_attention,
+    prompt_keys_values,
+    prompt_scores,
+)
 from torch import Tensor, nn
 
 use_style()
@@ -165,7 +171,7 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.adaption_prompt"
+# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
 def gated_prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],

@@ -22,13 +22,23 @@ import matplotlib.pyplot as plt
 import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.adaption_prompt import gated_prompt_attention, prompt_keys_values
-from llama_adapter_edu.attention import AttentionLayer, apply_rotary, merge_heads, split_heads
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.plots import ORANGE, SKY, heatmap, use_style
-from llama_adapter_edu.slide import AdaptationPromptAttentionLayer as FinishedLayer
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    gated_prompt_attention,
+    load_llama,
+)
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import ORANGE, SKY, heatmap, use_style
+from llama_adapter_edu.method.attention import (
+    AttentionLayer,
+    apply_rotary,
+    merge_heads,
+    split_heads,
+)
+from llama_adapter_edu.method.gated_prompts import prompt_keys_values
+from llama_adapter_edu.method.wrapped_layer import AdaptationPromptAttentionLayer as FinishedLayer
 from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -896,7 +906,7 @@ for bias in (False, True):
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.slide"
+# %% tags=["exercise"] library="llama_adapter_edu.method.wrapped_layer"
 class AdaptationPromptAttentionLayer(nn.Module):
     """A frozen attention layer plus what gated prompts add to it (paper eq. 7 and 8).
 
@@ -1356,7 +1366,7 @@ hook.remove()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.slide"
+# %% tags=["exercise"] library="llama_adapter_edu.course.tasks.attention_with_queries"
 class LlamaAttentionWithQueries(nn.Module):
     """A transformers `LlamaAttention` with the names and the contract that the wrapper expects."""
 

@@ -23,14 +23,21 @@ import matplotlib.pyplot as plt
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
-from llama_adapter_edu import add_adaption_prompts, load_llama, save_adapter
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.adaption_prompt import (
+from llama_adapter_edu import (
     AdaptionPrompt,
+    add_adaption_prompts,
     gated_prompt_attention,
-    prompt_keys_values,
+    load_llama,
+    prompt_weights,
+    save_adapter,
 )
-from llama_adapter_edu.attention import (
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, plot_loss, use_style
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.encoding import encode, encode_prompt
+from llama_adapter_edu.method.attention import (
     AttentionLayer,
     apply_rotary,
     causal_attention,
@@ -38,10 +45,7 @@ from llama_adapter_edu.attention import (
     rotary_tables,
     split_heads,
 )
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.data import collate, encode, encode_prompt, home_commands
-from llama_adapter_edu.inspect_prompts import prompt_weights
-from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, plot_loss, use_style
+from llama_adapter_edu.method.gated_prompts import prompt_keys_values
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -819,7 +823,7 @@ print(f"{30 * (10 * 4096 + 32):,}")
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.adapt"
+# %% tags=["exercise"] library="llama_adapter_edu.adapters.inspect"
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """How many numbers train, and how many there are in all (shared weights count once)."""
     ### BEGIN SOLUTION

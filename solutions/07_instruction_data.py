@@ -27,20 +27,14 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.data import (
-    IGNORE_INDEX,
-    encode,
-    encode_dataset,
-    encode_prompt,
-    format_prompt,
-    home_commands,
-    length_grouped_batches,
-)
-from llama_adapter_edu.instructions import load_instructions
-from llama_adapter_edu.packing import collate_packed, pack, padding_share
-from llama_adapter_edu.plots import BLUE, ORANGE, heatmap, use_style
+from llama_adapter_edu import encode_dataset, load_instructions
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, use_style
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.course.tasks.packing import collate_packed, pack, padding_share
+from llama_adapter_edu.data.batches import length_grouped_batches
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode, encode_prompt, format_prompt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
@@ -362,7 +356,7 @@ print(f"{n_tokens} tokens in {len(mine)} rows; {n_learnt / n_tokens:.0%} of them
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.data"
+# %% tags=["exercise"] library="llama_adapter_edu.data.batches"
 def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Int[Tensor, "b s"]]:
     """Rows with `input_ids` and `labels` as one batch, padded on the right to the longest row.
 
@@ -779,7 +773,7 @@ for name, answer in answers.items():
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.evaluate"
+# %% tags=["exercise"] library="llama_adapter_edu.data.evaluate"
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
     """Share of answers (0 to 1) that equal the expected text, spaces at the ends aside."""
     if not answers or len(answers) != len(expected):

@@ -20,13 +20,19 @@ from importlib import resources
 import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
-from llama_adapter_edu.checking import assert_close, check
-from llama_adapter_edu.data import encode_dataset, home_commands
-from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
-from llama_adapter_edu.finetune import TrainingConfig, finetune
-from llama_adapter_edu.home_commands import generate, rooms
-from llama_adapter_edu.plots import BLUE, GREY, ORANGE, use_style
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    TrainingConfig,
+    add_adaption_prompts,
+    encode_dataset,
+    finetune,
+    generate_answers,
+    load_llama,
+)
+from llama_adapter_edu.course import assert_close, check
+from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, use_style
+from llama_adapter_edu.course.tasks.home_commands import generate, home_commands, rooms
+from llama_adapter_edu.data.evaluate import exact_match, longest_answer
 from torch import Tensor
 
 use_style()
@@ -43,7 +49,7 @@ use_style()
 # are what single cells change](figures/08_grid.svg)
 
 # %%
-path = resources.files("llama_adapter_edu") / "results" / "ablations.json"
+path = resources.files("llama_adapter_edu") / "course/results" / "ablations.json"
 results = json.loads(path.read_text(encoding="utf-8"))
 print(f"{len(results['runs'])} runs on {results['device']}")
 print(f"torch {results['torch']}, transformers {results['transformers']}")

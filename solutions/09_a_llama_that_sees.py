@@ -25,19 +25,22 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from llama_adapter_edu import (
+    AdaptionPrompt,
     AdaptionPromptConfig,
+    TrainingConfig,
     add_adaption_prompts,
-    attention_interface,
+    add_vision,
     count_parameters,
     load_adapter,
     load_llama,
+    prompt_weights,
     save_adapter,
-    vision,
 )
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.adaption_prompt import AdaptionPrompt, Projection, prompt_keys_values
-from llama_adapter_edu.checking import assert_close, assert_shape, check
-from llama_adapter_edu.digits import (
+from llama_adapter_edu.adapters import attach as attention_interface
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, heatmap, plot_loss, use_style
+from llama_adapter_edu.course.tasks.digits import (
     HELD_OUT,
     QUESTIONS,
     Question,
@@ -46,14 +49,13 @@ from llama_adapter_edu.digits import (
     question_batch,
     questions_about,
 )
-from llama_adapter_edu.digits_training import answer_words, train_digits
-from llama_adapter_edu.encoders import ClipEncoder, DigitEncoder
-from llama_adapter_edu.image_prompts import KeysValues
-from llama_adapter_edu.inspect_prompts import prompt_weights
-from llama_adapter_edu.plots import BLUE, GREY, ORANGE, heatmap, plot_loss, use_style
-from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.vision import ImagePrompt, add_vision
-from llama_adapter_edu.vision_checkpoint import load_vision, save_vision
+from llama_adapter_edu.course.tasks.digits_training import answer_words, train_digits
+from llama_adapter_edu.method.gated_prompts import Projection, prompt_keys_values
+from llama_adapter_edu.method.image_prompts import KeysValues
+from llama_adapter_edu.vision import attach as vision
+from llama_adapter_edu.vision.attach import ImagePrompt
+from llama_adapter_edu.vision.encoders import ClipEncoder, DigitEncoder
+from llama_adapter_edu.vision.files import load_vision, save_vision
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import scaled_dot_product_attention
@@ -154,7 +156,7 @@ print("coarse b f ", tuple(coarse.shape), " combinations of strokes at 2 x 2 pla
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.vision"
+# %% tags=["exercise"] library="llama_adapter_edu.vision.attach"
 def image_vector(
     features: Sequence[Float[Tensor, "b f"]], projection: Projection
 ) -> Float[Tensor, "b m"]:
@@ -263,7 +265,7 @@ print("image b m", tuple(image.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.image_prompts"
+# %% tags=["exercise"] library="llama_adapter_edu.method.image_prompts"
 def add_image(prompts: Float[Tensor, "p m"], image: Float[Tensor, "b m"]) -> Float[Tensor, "b p m"]:
     """Add each picture's vector to every prompt (eq. 10): one set of prompts for each row."""
     ### BEGIN SOLUTION
@@ -389,7 +391,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.image_prompts"
+# %% tags=["exercise"] library="llama_adapter_edu.method.image_prompts"
 def image_keys_values(
     prompts: Float[Tensor, "b p m"], keys_values: KeysValues
 ) -> tuple[Float[Tensor, "b g p d"], Float[Tensor, "b g p d"]]:
@@ -516,7 +518,7 @@ def image_keys_values(prompts, keys_values):
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.image_prompts"
+# %% tags=["exercise"] library="llama_adapter_edu.method.image_prompts"
 def attend_row_by_row(
     prompt: AdaptionPrompt,
     query: Float[Tensor, "b h s d"],
@@ -719,7 +721,7 @@ def ask(questions: list[Question], pictures: Tensor | None = test_images) -> lis
 asked = [q for q in questions_about(test_digits) if q.kind == "digit" or q.picture < 40]
 here = accuracy(asked, ask(asked))
 
-stored = json.loads(files("llama_adapter_edu").joinpath("results/vision.json").read_text())
+stored = json.loads(files("llama_adapter_edu").joinpath("course/results/vision.json").read_text())
 guess = {}
 for kind in QUESTIONS:
     right = [q.answer for q in questions_about(test_digits) if q.kind == kind]

@@ -29,22 +29,28 @@ import matplotlib.pyplot as plt
 import torch
 from llama_adapter_edu import (
     AdaptionPromptConfig,
+    TrainingConfig,
     add_adaption_prompts,
     count_parameters,
+    encode_dataset,
+    finetune,
+    gate_openings,
+    generate_answers,
     load_llama,
+    remove_adapter,
     save_adapter,
     set_adapter,
 )
-from llama_adapter_edu.adapt import gate_openings, remove_adapter
-from llama_adapter_edu.checking import assert_close, check
-from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.evaluate import exact_match, generate_answers, longest_answer
-from llama_adapter_edu.finetune import finetune, make_optimizer, training_batches
-from llama_adapter_edu.loss import answer_loss_sum
-from llama_adapter_edu.plots import BLUE, GREY, ORANGE, plot_gates, plot_loss, use_style
-from llama_adapter_edu.profiles import PROFILES, choose_profile, estimate_memory
-from llama_adapter_edu.telegrams import style_score, telegrams
-from llama_adapter_edu.training_config import TrainingConfig
+from llama_adapter_edu.course import assert_close, check
+from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, plot_gates, plot_loss, use_style
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.course.tasks.profiles import PROFILES, choose_profile, estimate_memory
+from llama_adapter_edu.course.tasks.telegrams import style_score, telegrams
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.encoding import IGNORE_INDEX
+from llama_adapter_edu.data.evaluate import exact_match, longest_answer
+from llama_adapter_edu.training.loop import make_optimizer, training_batches
+from llama_adapter_edu.training.loss import answer_loss_sum
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -168,7 +174,7 @@ print("numbers that train:", count_parameters(small_llama())[0])
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.training_config"
+# %% tags=["exercise"] library="llama_adapter_edu.training.config"
 def real_learning_rate(base_rate: float, batch_size: int) -> float:
     """The rate that runs where a base rate "per 256 rows" is given, as in the authors' code.
 
@@ -1235,7 +1241,7 @@ print("[x] several modalities    your accuracy on digits: lesson 09")
 # below are read from its file.
 
 # %%
-stored = json.loads(files("llama_adapter_edu").joinpath("results/quality.json").read_text())
+stored = json.loads(files("llama_adapter_edu").joinpath("course/results/quality.json").read_text())
 conditions, runs = stored["conditions"], stored["runs"]
 
 
@@ -1297,8 +1303,9 @@ print(f"slowest training of the profile gpu: {max(seconds_of_three):.0f} s")
 # # train.py
 # from accelerate import Accelerator
 # from llama_adapter_edu import add_adaption_prompts, load_llama, save_adapter
-# from llama_adapter_edu.data import encode_dataset, home_commands
-# from llama_adapter_edu.finetune import TrainingConfig, finetune
+# from llama_adapter_edu import encode_dataset
+# from llama_adapter_edu.course.tasks.home_commands import home_commands
+# from llama_adapter_edu import TrainingConfig, finetune
 #
 # accelerator = Accelerator()
 # llama, tokenizer = load_llama(device=accelerator.device)
@@ -1325,7 +1332,7 @@ print(f"slowest training of the profile gpu: {max(seconds_of_three):.0f} s")
 # base needs this. One more line, after `add_adaption_prompts`:
 #
 # ```python
-# from llama_adapter_edu.sharding import shard_base
+# from llama_adapter_edu.training.sharding import shard_base
 # shard_base(llama)
 # ```
 #

@@ -25,13 +25,13 @@ from tools.lesson import Lesson  # noqa: E402
 from tools.notebook import code_cells, make_notebook, notebook_path  # noqa: E402
 
 # Python runs this at its start: the fixture lessons' references are found beside the course's own.
-SITE = "import llama_adapter_edu.reference as r\nr.__path__.append({folder!r})\n"
+SITE = "import llama_adapter_edu.course.reference as r\nr.__path__.append({folder!r})\n"
 
 
 def copy_fixture(folder: Path) -> Path:
     """The fixture course in a folder of its own, without what the build makes."""
     shutil.copytree(FIXTURE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    reference = folder / "llama_adapter_edu" / "reference"
+    reference = folder / "llama_adapter_edu/course/reference"
     reference.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(SITE.format(folder=str(reference)))
     return folder

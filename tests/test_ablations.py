@@ -14,9 +14,9 @@ from benchmarks import ablation_run, ablations
 from benchmarks.ablation_grid import STUDIES, Cell, grid
 from benchmarks.ablation_variants import apply_variant
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.decoder import layer_keys_values
-from llama_adapter_edu.home_commands import generate
+from llama_adapter_edu.adapters.decoder import layer_keys_values
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course.tasks.home_commands import generate
 
 IDS = torch.tensor([[5, 17, 11, 42, 8, 3, 60]])
 

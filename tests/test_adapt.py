@@ -12,12 +12,13 @@ from llama_adapter_edu import (
     add_adaption_prompts,
     count_parameters,
     disable_adapter,
+    gate_openings,
     load_llama,
     parameter_report,
     remove_adapter,
     set_adapter,
 )
-from llama_adapter_edu.adapt import adapter_configs, adapter_prompts, gate_openings
+from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 
 SMALL = AdaptionPromptConfig(adapter_len=4, adapter_layers=2)
 

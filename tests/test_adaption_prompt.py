@@ -11,15 +11,14 @@ from einops import rearrange, reduce, repeat
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from llama_adapter_edu.adaption_prompt import (
+from llama_adapter_edu import AdaptionPrompt, gated_prompt_attention
+from llama_adapter_edu.method.attention import attention_scores, causal_attention, repeat_kv_heads
+from llama_adapter_edu.method.gated_prompts import (
     GATE_ACTIVATIONS,
-    AdaptionPrompt,
-    gated_prompt_attention,
     prompt_attention,
     prompt_keys_values,
     prompt_scores,
 )
-from llama_adapter_edu.attention import attention_scores, causal_attention, repeat_kv_heads
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llama_adapter_edu.asserts import assert_close, assert_shape
+from llama_adapter_edu.course import assert_close, assert_shape
 
 SIZES = {"b": 2, "h": 3, "s": 5, "d": 4}
 RIGHT = torch.arange(120.0).reshape(2, 3, 5, 4)

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
-from llama_adapter_edu import attention
+from llama_adapter_edu.method import attention
 
 # All sizes differ, so that swapped axes cannot pass by luck.
 BATCH, HEADS, KV_HEADS, WORDS, HEAD_DIM, WIDTH = 2, 6, 3, 5, 8, 20
@@ -235,7 +235,7 @@ def test_bfloat16_stays_bfloat16_and_close(tiny):
 
 
 def test_the_lessons_attention_equals_the_librarys():
-    from llama_adapter_edu.reference.lesson_02 import attend
+    from llama_adapter_edu.course.reference.lesson_02 import attend
 
     layer, hidden = small_layer(theta=100.0), torch.randn(BATCH, WORDS, WIDTH)
     caches = attention.KeyValueCache(), attention.KeyValueCache()

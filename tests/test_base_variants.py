@@ -5,14 +5,9 @@ import torch
 from tiny_run import tiny_model, tiny_run
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from llama_adapter_edu import (
-    AdaptionPromptConfig,
-    add_adaption_prompts,
-    load_adapter,
-    save_adapter,
-)
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.base_support import check_gradients
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_adapter, save_adapter
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.training.step import check_gradients
 
 CONFIG = AdaptionPromptConfig(adapter_len=5, adapter_layers=2)
 WORDS = torch.arange(3, 17).reshape(2, 7)

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import decode, measure, paper_run, savings, time_to_95, train_step, trials
 from benchmarks.methods import BASE, FULL, LORA, OURS, PEFTS, SHAPES, Base, prepare, step_flops
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.adaption_prompt import attend_to_heads
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.method.gated_prompts import attend_to_heads
 
 TINY = ["--shape", "tiny", "--cpu", "--rounds", "2"]
 

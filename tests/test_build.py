@@ -51,7 +51,7 @@ def test_building_twice_gives_the_same_bytes(tmp_path):
     first = course.built_fixture()
     second = course.copy_fixture(tmp_path / "course")
     course.build_course(second)
-    for pattern in ("notebooks/*", "llama_adapter_edu/reference/*.py"):
+    for pattern in ("notebooks/*", "llama_adapter_edu/course/reference/*.py"):
         built = sorted(first.glob(pattern))
         assert built
         for path in built:
@@ -352,7 +352,7 @@ def test_check_names_what_differs_from_the_master(tmp_path, capsys, change, prob
 
 def test_check_finds_missing_edited_and_left_over_files(tmp_path, capsys):
     root = course.copy_built_fixture(tmp_path / "course")
-    references = root / "llama_adapter_edu" / "reference"
+    references = root / "llama_adapter_edu/course/reference"
     (references / "lesson_90.py").write_text("edited")
     (root / "notebooks" / "91_second.ipynb").unlink()
     assert build.main(["--check", "--root", str(root)]) == 1

@@ -12,8 +12,9 @@ import torch
 from nbclient import NotebookClient
 from torch import nn
 
-from llama_adapter_edu import _verdict
-from llama_adapter_edu.checking import CheckFailed, assert_close, check
+from llama_adapter_edu.course import assert_close, check
+from llama_adapter_edu.course.checks import verdict
+from llama_adapter_edu.course.checks.checker import CheckFailed
 
 CHECK = """
 with check("99.1", "double"):
@@ -37,7 +38,7 @@ class Reference(ModuleType):
 
 @pytest.fixture(autouse=True)
 def reference(monkeypatch):
-    module = Reference("llama_adapter_edu.reference.lesson_99")
+    module = Reference("llama_adapter_edu.course.reference.lesson_99")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -243,8 +244,8 @@ def test_the_mark_is_replaced_where_the_console_does_not_know_it(notebook, monke
 
 def test_a_live_notebook_shows_a_box_and_goes_on(notebook, monkeypatch):
     shown = []
-    monkeypatch.setattr(_verdict, "in_live_notebook", lambda: True)
-    monkeypatch.setattr(_verdict, "show_box", shown.append)
+    monkeypatch.setattr(verdict, "in_live_notebook", lambda: True)
+    monkeypatch.setattr(verdict, "show_box", shown.append)
     assert run(notebook, "def double(x):\n    return x < 0 & 1", CHECK) is None
     assert run(notebook, RIGHT, CHECK) is None
     assert shown[0].startswith("✗ exercise 99.1")

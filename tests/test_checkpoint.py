@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
-    adapter_files,
     add_adaption_prompts,
     load_adapter,
     load_llama,
     save_adapter,
 )
-from llama_adapter_edu.adapt import adapter_configs, adapter_prompts
-from llama_adapter_edu.checkpoint import CONFIG_FILE, WEIGHTS_FILE, AdapterFileError
+from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
+from llama_adapter_edu.files import safe_files as adapter_files
+from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, AdapterFileError
 
 CONFIG = AdaptionPromptConfig(4, 2, gate="per_head", gate_activation="identity", init_std=0.5)
 

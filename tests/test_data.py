@@ -11,17 +11,11 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from llama_adapter_edu import home_commands as task
-from llama_adapter_edu.data import (
-    IGNORE_INDEX,
-    collate,
-    encode,
-    encode_dataset,
-    encode_prompt,
-    format_prompt,
-    home_commands,
-    length_grouped_batches,
-)
+from llama_adapter_edu import encode_dataset
+from llama_adapter_edu.course.tasks import home_commands as task
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.batches import collate, length_grouped_batches
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode, encode_prompt, format_prompt
 
 SPLITS = ("train", "validation", "test")
 ROW = {"instruction": "Add the numbers", "input": "2 and 3", "output": "5"}

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llama_adapter_edu import _fetch, _sources
-from llama_adapter_edu import doctor as the_doctor
-from llama_adapter_edu.doctor import doctor
+from llama_adapter_edu.base_models import course_llama, sources
+from llama_adapter_edu.course import doctor as the_doctor
+from llama_adapter_edu.course.doctor import doctor
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,18 +37,18 @@ def healthy(tmp_path, monkeypatch):
     monkeypatch.setattr(the_doctor.metadata, "requires", lambda _: needed)
     monkeypatch.setattr(the_doctor.metadata, "metadata", lambda _: {"Requires-Python": ">=3.10"})
     monkeypatch.setattr(the_doctor, "installed_gguf", lambda: tmp_path / "not there")
-    monkeypatch.setattr(_sources.subprocess, "run", never)
-    monkeypatch.setattr(_sources.hashlib, "sha256", never)
+    monkeypatch.setattr(sources.subprocess, "run", never)
+    monkeypatch.setattr(sources.hashlib, "sha256", never)
     monkeypatch.setenv("LLAMA_ADAPTER_EDU_CACHE", str(tmp_path / "cache"))
     return versions
 
 
 @pytest.fixture
 def finished(tmp_path) -> Path:
-    folder = tmp_path / "cache" / _fetch.CONVERTED
+    folder = tmp_path / "cache" / course_llama.CONVERTED
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / _fetch.MANIFEST).write_text(json.dumps({"model.safetensors": 7}))
+    (folder / course_llama.MANIFEST).write_text(json.dumps({"model.safetensors": 7}))
     return folder
 
 
@@ -159,19 +159,19 @@ def test_llama_that_would_be_downloaded(capsys, tmp_path):
 def test_where_the_llama_would_come_from(capsys, tmp_path, monkeypatch, what, text):
     if what in ("kept", "damaged"):
         (tmp_path / "cache").mkdir()
-        (tmp_path / "cache" / _sources.GGUF_NAME).write_bytes(b"four")
+        (tmp_path / "cache" / sources.GGUF_NAME).write_bytes(b"four")
         monkeypatch.setattr(the_doctor, "GGUF_BYTES", 4 if what == "kept" else 5)
     if what == "installed":
         monkeypatch.setattr(the_doctor, "installed_gguf", lambda: Path(__file__))
     if what in ("uv", "none"):
-        monkeypatch.setattr(_sources.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
         monkeypatch.setattr(shutil, "which", lambda name: what == "uv" and "/bin/uv")
     _, lines = examine(capsys)
     line(lines, "note", text)
 
 
 def test_mend_where_there_is_neither_pip_nor_uv(healthy, finished, capsys, monkeypatch):
-    monkeypatch.setattr(_sources.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     healthy.pop("einops")
     _, lines = examine(capsys)

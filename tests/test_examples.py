@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, save_adapter
-from llama_adapter_edu.data import home_commands
+from llama_adapter_edu.course.tasks.home_commands import home_commands
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -10,7 +10,7 @@ from llama_adapter_edu import (
     load_adapter,
     save_adapter,
 )
-from llama_adapter_edu.adapt import adapter_prompts
+from llama_adapter_edu.adapters.manage import adapter_prompts
 
 FAMILIES = {
     "llama": {},

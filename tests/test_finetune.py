@@ -12,21 +12,19 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
 
-from llama_adapter_edu import load_adapter
-from llama_adapter_edu import loss as the_loss
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.data import collate
-from llama_adapter_edu.finetune import (
-    TrainingConfig,
+from llama_adapter_edu import TrainingConfig, finetune, load_adapter
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course.tasks.profiles import PROFILES
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.training import loss as the_loss
+from llama_adapter_edu.training.loop import (
     answer_loss,
-    finetune,
     learning_rate_factor,
     make_optimizer,
     training_batches,
 )
-from llama_adapter_edu.profiles import PROFILES
-from llama_adapter_edu.sharding import shard_base
-from llama_adapter_edu.training_step import Rows, accumulate_gradients, micro_batches
+from llama_adapter_edu.training.sharding import shard_base
+from llama_adapter_edu.training.step import Rows, accumulate_gradients, micro_batches
 
 NUMBERS = [4, 0, 9, 2, 7, 1, 5]
 

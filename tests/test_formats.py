@@ -16,8 +16,8 @@ from llama_adapter_edu import (
     load_official_adapter,
     save_adapter,
 )
-from llama_adapter_edu.adapt import adapter_configs, adapter_prompts
-from llama_adapter_edu.checkpoint import AdapterFileError
+from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
+from llama_adapter_edu.files.save_load import AdapterFileError
 
 K, L = 4, 2
 KV_HEADS = {"every head its own": 6, "grouped": 2, "one for all": 1}

@@ -17,10 +17,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_fuzz_adapters import SCALE, cases, record  # noqa: F401  (a fixture)
 
-from llama_adapter_edu import instructions, progress, progress_report
-from llama_adapter_edu._hub_download import base_name, download_adapter, is_hub_id
-from llama_adapter_edu._model_name import check_model_name
-from llama_adapter_edu.instructions import load_instructions
+from llama_adapter_edu import load_instructions
+from llama_adapter_edu.base_models.names import check_model_name
+from llama_adapter_edu.course.progress import tables as progress_report
+from llama_adapter_edu.course.progress import verdicts as progress
+from llama_adapter_edu.data import instructions
+from llama_adapter_edu.files.download import base_name, download_adapter
+from llama_adapter_edu.hub_names import is_hub_id
 
 ROOT = Path(__file__).parents[1]
 ROW = {"instruction": "Turn on the lights", "input": "", "output": "{}"}

@@ -10,16 +10,17 @@ from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
     from_pretrained,
-    hub,
     load_adapter,
     load_llama,
     push_to_hub,
     save_adapter,
 )
-from llama_adapter_edu._hub_download import base_name, check_hub_id, download_adapter, is_hub_id
-from llama_adapter_edu._sources import HUB_REPOSITORY
-from llama_adapter_edu.adapt import adapter_configs, adapter_prompts
-from llama_adapter_edu.checkpoint import AdapterFileError
+from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
+from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
+from llama_adapter_edu.files import share as hub
+from llama_adapter_edu.files.download import base_name, download_adapter
+from llama_adapter_edu.files.save_load import AdapterFileError
+from llama_adapter_edu.hub_names import check_hub_id, is_hub_id
 
 CONFIG = AdaptionPromptConfig(4, 2, gate="per_layer", init_std=0.5)
 BASE = "someone/tiny-llama"

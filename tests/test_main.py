@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, chat, save_adapter
 from llama_adapter_edu import __main__ as command_line
-from llama_adapter_edu import chat, main_job, save_adapter
-from llama_adapter_edu.adapt import AdaptionPromptConfig, add_adaption_prompts
-from llama_adapter_edu.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from llama_adapter_edu.course import demo as main_job
+from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE
 
 
 def run(*arguments: str) -> int:

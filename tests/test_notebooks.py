@@ -11,8 +11,8 @@ import course
 import nbformat
 import pytest
 
-from llama_adapter_edu import reference
-from llama_adapter_edu.checking import CheckFailed
+from llama_adapter_edu.course import reference
+from llama_adapter_edu.course.checks.checker import CheckFailed
 from tools import build
 from tools.lesson import Exercise, Lesson
 from tools.master import read_lesson
@@ -143,7 +143,7 @@ def prepare_process(root: Path, monkeypatch) -> None:
     plt.switch_backend("Agg")
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     monkeypatch.setattr(sys, "path", [str(root), *sys.path])
-    folder = str(root / "llama_adapter_edu" / "reference")
+    folder = str(root / "llama_adapter_edu/course/reference")
     monkeypatch.setattr(reference, "__path__", [*reference.__path__, folder])
 
 

@@ -5,10 +5,12 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithFlattening
 
-from llama_adapter_edu import add_adaption_prompts
-from llama_adapter_edu.adapt import AdaptionPromptConfig, adapter_prompts
-from llama_adapter_edu.data import IGNORE_INDEX, collate, encode_dataset, home_commands
-from llama_adapter_edu.packing import best_fit, collate_packed, pack, padding_share
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, encode_dataset
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.course.tasks.packing import best_fit, collate_packed, pack, padding_share
+from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.encoding import IGNORE_INDEX
 
 
 def random_rows(lengths: list[int], n_prompt: int = 2) -> list[dict]:

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from llama_adapter_edu import plots
+from llama_adapter_edu.course import figures as plots
 
 matplotlib.use("Agg")
 

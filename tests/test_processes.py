@@ -10,7 +10,7 @@ import torch
 from tiny_run import tiny_model, tiny_rows, tiny_run
 
 from llama_adapter_edu import load_adapter
-from llama_adapter_edu.adapt import adapter_prompts
+from llama_adapter_edu.adapters.manage import adapter_prompts
 
 SCRIPT = str(Path(__file__).with_name("processes_run.py"))
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo as accelerate starts it")

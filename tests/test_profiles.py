@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, count_parameters
-from llama_adapter_edu.loss import answer_loss
-from llama_adapter_edu.profiles import PROFILES, choose_profile, estimate_memory
+from llama_adapter_edu.course.tasks.profiles import PROFILES, choose_profile, estimate_memory
+from llama_adapter_edu.training.loss import answer_loss
 
 SHAPE = dict(
     vocab_size=500, hidden_size=128, num_hidden_layers=6, num_attention_heads=4, pad_token_id=0

@@ -11,8 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from llama_adapter_edu import exercises, progress, progress_report, pytest_plugin
-from llama_adapter_edu.progress import Row
+from llama_adapter_edu.course.progress import exercises, pytest_plugin
+from llama_adapter_edu.course.progress import tables as progress_report
+from llama_adapter_edu.course.progress import verdicts as progress
+from llama_adapter_edu.course.progress.verdicts import Row
 
 SOLVED = "def add_one(n):\n    return n + 1"
 
@@ -229,5 +231,6 @@ def test_a_report_of_an_unknown_kind_is_refused(tmp_path):
 
 def test_an_ordinary_run_has_no_course_hooks_and_the_plugin_does_not_load_torch(request):
     assert not request.config.pluginmanager.hasplugin("llama_adapter_edu_course")
-    code = "import llama_adapter_edu.pytest_plugin, sys; sys.exit('torch' in sys.modules)"
+    plugin = "llama_adapter_edu.course.progress.pytest_plugin"
+    code = f"import {plugin}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from tiny_run import run_in_process, run_with_limits, tiny_model, tiny_rows, tiny_run
 
 from llama_adapter_edu import load_adapter
-from llama_adapter_edu import resume_folder as folder_module
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.interrupts import caught_interrupts
-from llama_adapter_edu.resume_folder import ResumeFolder
-from llama_adapter_edu.training_state import ResumeError
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.training import resume as folder_module
+from llama_adapter_edu.training.interrupts import caught_interrupts
+from llama_adapter_edu.training.resume import ResumeFolder
+from llama_adapter_edu.training.state import ResumeError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 
@@ -40,7 +40,7 @@ def content(path):
 def processes():
     """Starts processes that have torch imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llama_adapter_edu.finetune"])
+    context.set_forkserver_preload(["llama_adapter_edu.training.loop"])
     return context
 
 

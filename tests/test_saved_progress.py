@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_output
 
 from llama_adapter_edu import __main__ as command_line
-from llama_adapter_edu import saved_progress
+from llama_adapter_edu.course.progress import saved_notebooks as saved_progress
 
 SOLVED = "def add_one(n):\n    return n + 1"
 TITLE = "exercise 91.1 add_one"

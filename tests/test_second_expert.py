@@ -2,8 +2,8 @@
 
 import pytest
 
-from llama_adapter_edu.home_commands import generate
-from llama_adapter_edu.telegrams import (
+from llama_adapter_edu.course.tasks.home_commands import generate
+from llama_adapter_edu.course.tasks.telegrams import (
     ADDRESSEES,
     PHRASINGS,
     WISHES,

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llama_adapter_edu import _conditions, _side_effects
-from llama_adapter_edu.checking import CheckFailed, assert_close, assert_shape, check
+from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course.checks import conditions, side_effects
+from llama_adapter_edu.course.checks.checker import CheckFailed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:only a warning"),
@@ -108,8 +109,8 @@ def wake_up():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(_side_effects, "PATIENCE", 0.2)
-    monkeypatch.setattr(_conditions, "AGAIN", 0.05)
+    monkeypatch.setattr(side_effects, "PATIENCE", 0.2)
+    monkeypatch.setattr(conditions, "AGAIN", 0.05)
 
 
 def notebook() -> dict:
@@ -147,7 +148,7 @@ def expected():
 @pytest.fixture
 def state():
     """Everything is put back by the check itself; this only protects the other tests."""
-    outer = _conditions.standard_conditions()
+    outer = conditions.standard_conditions()
     with outer:
         yield
 

@@ -95,7 +95,7 @@ def test_each_public_module_has_a_page(tmp_path):
 
 @pytest.mark.parametrize("name", ["ablations", "quality", "vision"])
 def test_stored_results_become_charts_with_their_numbers(name):
-    text = (ROOT / "llama_adapter_edu" / "results" / f"{name}.json").read_text(encoding="utf-8")
+    text = (ROOT / "llama_adapter_edu/course/results" / f"{name}.json").read_text(encoding="utf-8")
     page, charts = results.page(name, text)
     assert charts
     assert page.count("](figures/") == len(charts)

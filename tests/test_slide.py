@@ -8,9 +8,10 @@ from torch import nn
 from transformers import DynamicCache
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts
-from llama_adapter_edu.adapt import adapter_prompts
-from llama_adapter_edu.attention import AttentionLayer, KeyValueCache
-from llama_adapter_edu.slide import AdaptationPromptAttentionLayer, LlamaAttentionWithQueries
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course.tasks.attention_with_queries import LlamaAttentionWithQueries
+from llama_adapter_edu.method.attention import AttentionLayer, KeyValueCache
+from llama_adapter_edu.method.wrapped_layer import AdaptationPromptAttentionLayer
 
 WIDTH, HEADS, KV_HEADS, HEAD_DIM, PROMPTS = 20, 6, 2, 4, 5
 

@@ -13,12 +13,22 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, DynamicCache
 
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, disable_adapter
-from llama_adapter_edu.adapt import adapter_prompts, set_adapter
-from llama_adapter_edu.adaption_prompt import AdaptionPrompt, gated_prompt_attention
-from llama_adapter_edu.checkpoint import AdapterFileError, load_adapter, save_adapter
-from llama_adapter_edu.decoder import layer_keys_values
-from llama_adapter_edu.digits import (
+from llama_adapter_edu import (
+    AdaptionPrompt,
+    AdaptionPromptConfig,
+    TrainingConfig,
+    add_adaption_prompts,
+    add_vision,
+    disable_adapter,
+    gated_prompt_attention,
+    load_adapter,
+    prompt_weights,
+    save_adapter,
+    set_adapter,
+)
+from llama_adapter_edu.adapters.decoder import layer_keys_values
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.course.tasks.digits import (
     HELD_OUT,
     QUESTIONS,
     accuracy,
@@ -26,14 +36,17 @@ from llama_adapter_edu.digits import (
     question_batch,
     questions_about,
 )
-from llama_adapter_edu.digits_training import adapted_layers_alone, answer_words, train_digits
-from llama_adapter_edu.encoders import ClipEncoder, DigitEncoder
-from llama_adapter_edu.image_prompts import add_image, attend_row_by_row, image_keys_values
-from llama_adapter_edu.inspect_prompts import prompt_weights
-from llama_adapter_edu.loss import answer_loss
-from llama_adapter_edu.training_config import TrainingConfig
-from llama_adapter_edu.vision import ImagePrompt, add_vision, image_prompt_of
-from llama_adapter_edu.vision_checkpoint import load_vision, save_vision
+from llama_adapter_edu.course.tasks.digits_training import (
+    adapted_layers_alone,
+    answer_words,
+    train_digits,
+)
+from llama_adapter_edu.files.save_load import AdapterFileError
+from llama_adapter_edu.method.image_prompts import add_image, attend_row_by_row, image_keys_values
+from llama_adapter_edu.training.loss import answer_loss
+from llama_adapter_edu.vision.attach import ImagePrompt, image_prompt_of
+from llama_adapter_edu.vision.encoders import ClipEncoder, DigitEncoder
+from llama_adapter_edu.vision.files import load_vision, save_vision
 
 SMALL = AdaptionPromptConfig(adapter_len=4, adapter_layers=2)
 GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 5}
@@ -518,7 +531,8 @@ class TestDigits:
 
 
 def test_stored_scores_are_the_means_of_their_runs_and_pass_the_quality_bar():
-    stored = json.loads(files("llama_adapter_edu").joinpath("results/vision.json").read_text())
+    path = files("llama_adapter_edu") / "course/results/vision.json"
+    stored = json.loads(path.read_text())
     for pairs, scores in stored["mean"].items():
         for kind, mean in scores.items():
             assert mean == pytest.approx(fmean(run[pairs][kind] for run in stored["runs"]))

@@ -36,7 +36,7 @@ def test_it_holds_the_whole_package_and_nothing_else(wheel):
 def test_installing_it_brings_the_plugin_and_the_licence(wheel):
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     text = wheel.read(entry_points).decode()
-    assert "[pytest11]\nllama_adapter_edu = llama_adapter_edu.pytest_plugin" in text
+    assert "[pytest11]\nllama_adapter_edu = llama_adapter_edu.course.progress.pytest_plugin" in text
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 
@@ -46,8 +46,9 @@ def test_a_lesson_is_judged_by_what_the_wheel_holds(wheel):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from llama_adapter_edu import exercises, pytest_plugin, __file__ as where\n"
         "assert where.startswith(sys.argv[1])\n"
-        "import importlib.resources as r\n"
-        "text = r.files('llama_adapter_edu').joinpath('reference/lesson_03.py').read_text()\n"
+        "from importlib.resources import files\n"
+        "course = files('llama_adapter_edu') / 'course'\n"
+        "text = course.joinpath('reference/lesson_03.py').read_text()\n"
         "assert 'EXERCISES' in text and 'CHECKS' in text\n"
     )
     run = [sys.executable, "-c", code, wheel.filename]

@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts
-from llama_adapter_edu.finetune import TrainingConfig, finetune
+from llama_adapter_edu import AdaptionPromptConfig, TrainingConfig, add_adaption_prompts, finetune
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
 FILE_OPERATIONS = ("mkdir", "fsync", "rename", "replace", "rmdir", "unlink")

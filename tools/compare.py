@@ -30,7 +30,7 @@ def stale(root: Path, masters: list[Path], everything: bool) -> list[str]:
         problems += _compare_file(notebook_path(root, lesson), make_notebook(lesson))
     if everything and not problems:
         found = {*root.glob("notebooks/*.ipynb")}
-        found |= {*root.glob("llama_adapter_edu/reference/lesson_*.py")}
+        found |= {*root.glob("llama_adapter_edu/course/reference/lesson_*.py")}
         found |= {*root.glob("docs/teaching/[0-9][0-9].md")}
         problems += [f"{_name(path)}: has no master" for path in sorted(found - expected)]
     return problems

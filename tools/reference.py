@@ -1,11 +1,11 @@
-"""What failed checks fall back to: `llama_adapter_edu/reference/lesson_NN.py`, from the master."""
+"""What failed checks fall back to: `course/reference/lesson_NN.py`, made from the master."""
 
 import ast
 import builtins
 import difflib
 from pathlib import Path
 
-from llama_adapter_edu.exercises import digest
+from llama_adapter_edu.course.progress.exercises import digest
 from tools import names
 from tools.code_rules import normal_form
 from tools.lesson import Exercise, Lesson, MasterError
@@ -23,7 +23,7 @@ CHECKS = {checks}
 
 
 def reference_path(root: Path, lesson: Lesson) -> Path:
-    return root / "llama_adapter_edu" / "reference" / f"lesson_{lesson.number:02d}.py"
+    return root / "llama_adapter_edu/course/reference" / f"lesson_{lesson.number:02d}.py"
 
 
 def reference_text(lesson: Lesson, root: Path) -> str:

@@ -114,7 +114,7 @@ def _write_lessons(root: Path, folder: Path) -> None:
 
 def _write_results(root: Path, folder: Path) -> None:
     names = []
-    for source in ("llama_adapter_edu/results", "benchmarks/results"):
+    for source in ("llama_adapter_edu/course/results", "benchmarks/results"):
         for path in sorted((root / source).glob("*.json")):
             text = path.read_text(encoding="utf-8")
             page, charts = results.page(path.stem, text)

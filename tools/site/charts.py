@@ -8,7 +8,7 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from llama_adapter_edu.plots import BLUE, GREY, use_style
+from llama_adapter_edu.course.figures import BLUE, GREY, use_style
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_adapter_edu.checking import assert_close, assert_shape, check
+from llama_adapter_edu.course import assert_close, assert_shape, check
 
 # %% [markdown]
 # ## Split

@@ -2,7 +2,7 @@
 # # Fixture lesson 91: One exercise
 
 # %%
-from llama_adapter_edu.checking import check
+from llama_adapter_edu.course import check
 
 # %% [markdown]
 # ## Add

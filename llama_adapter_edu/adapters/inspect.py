@@ -1,0 +1,81 @@
+"""Looking inside an adapted model: which prompts does each head attend to?"""
+
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.adapters.config import AdapterState
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.method.gated_prompts import AdaptionPrompt, prompt_scores
+
+
+def prompt_weights(
+    model: PreTrainedModel, input_ids: Int[Tensor, "b s"], **inputs
+) -> dict[int, Float[Tensor, "b h s p"]]:
+    """The softmax over the prompts in each adapted layer, before the gate: eq. 7 without g.
+
+    The weights of a word sum to 1 over p, whatever the gate is. What reaches the layer is
+    these weights times `gate_opening` (h) of the layer's prompt (see `adapter_prompts`).
+
+    Args:
+        model: a model with an active adapter. It runs once, without gradients and without a cache.
+        inputs: what else its forward takes, as `attention_mask`. Padding gets weights too.
+
+    Returns:
+        {number of the layer, 0 at the bottom: float32 weights}.
+
+    Raises:
+        ValueError: no adapter is active.
+    """
+    active = getattr(getattr(model, "adapter_state", None), "active", None)
+    if active is None:
+        raise ValueError(
+            "the model has no active adapter to look into: add one with add_adaption_prompts or "
+            "load_adapter, choose one with set_adapter, or leave the disable_adapter block."
+        )
+    weights: dict[int, Tensor] = {}
+    hooks = [
+        prompt.register_forward_pre_hook(partial(_keep, weights, number))
+        for number, prompt in adapter_prompts(model, active).items()
+    ]
+    try:
+        with torch.no_grad():
+            model(input_ids=input_ids, **{"use_cache": False, **inputs})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return weights
+
+
+def _keep(weights: dict[int, Tensor], number: int, _: AdaptionPrompt, arguments: tuple) -> None:
+    """Before a layer's prompt runs: keep the weights that it is about to compute."""
+    query, prompt_key, _value, scale = arguments
+    weights[number] = prompt_scores(query, prompt_key, scale).float().softmax(dim=-1)
+
+
+def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
+    """How far the active adapter's gates are open, a row per adapted layer (l), 0 is closed.
+
+    A copy on the CPU; no rows if no adapter is active.
+    """
+    state = getattr(model, "adapter_state", AdapterState())
+    if state.active is None:
+        return torch.zeros(0, 0)
+    openings = [p.gate_opening.detach() for p in adapter_prompts(model, state.active).values()]
+    # Layers may lie on several devices. One copy to the CPU: each would wait for the GPU.
+    return torch.stack([opening.to(openings[0].device) for opening in openings]).cpu()
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many numbers train, and how many there are in all (shared weights count once)."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+
+
+def parameter_report(model: nn.Module) -> str:
+    """One line: what trains, of how much."""
+    trainable, total = count_parameters(model)
+    return f"{trainable:,} of {total:,} parameters train ({trainable / total:.3%})"

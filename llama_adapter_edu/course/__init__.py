@@ -1,0 +1,8 @@
+"""What only the course needs: checks, progress, tasks, the demo, the doctor, figures.
+
+Nothing else of the library imports this folder, except the command line.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""Which exercises are solved: in a pytest run, in saved notebooks, in a whole class."""

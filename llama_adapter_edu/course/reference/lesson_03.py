@@ -1,0 +1,39 @@
+"""Solutions of lesson 03: what a failed check falls back to.
+
+Generated from solutions/03_soft_prompts.py by tools/build.py; edit that file, not this one.
+"""
+# ruff: noqa
+# fmt: off
+
+EXERCISES = {'3.1': 'prompt_keys_values', '3.2': 'prompt_scores', '3.3': 'prompt_attention', '3.4': 'joint_attention_weights', '3.5': 'position_effect'}
+CHECKS = {'3.1': '5e70e490a142', '3.2': 'ade0f2dd477f', '3.3': '7eacc8da4096', '3.4': 'c29265bd44a9', '3.5': 'b950def6be8c'}
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from jaxtyping import Int
+from llama_adapter_edu.method.attention import causal_softmax
+from torch import Tensor
+from torch import nn
+from llama_adapter_edu.method.gated_prompts import prompt_keys_values
+from llama_adapter_edu.method.gated_prompts import prompt_scores
+from llama_adapter_edu.method.gated_prompts import prompt_attention
+
+
+def joint_attention_weights(
+    scores_bhsp: Float[Tensor, "b h s p"], scores_bhst: Float[Tensor, "b h s t"]
+) -> tuple[Float[Tensor, "b h s p"], Float[Tensor, "b h s t"]]:
+    """Weights of prompts and words from one softmax over both; words are masked causally."""
+    joint = torch.cat([scores_bhsp, scores_bhst], dim=-1)
+    sizes = [scores_bhsp.shape[-1], scores_bhst.shape[-1]]
+    weights_bhsp, weights_bhst = causal_softmax(joint).split(sizes, dim=-1)
+    return weights_bhsp, weights_bhst
+
+
+def position_effect(model: nn.Module, input_ids: Int[Tensor, "b s"], shift: int) -> float:
+    """The largest change of any logit when all words move `shift` positions to the right."""
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    with torch.no_grad():
+        here = model(input_ids, position_ids=position).logits
+        moved = model(input_ids, position_ids=position + shift).logits
+    return (moved - here).abs().max().item()

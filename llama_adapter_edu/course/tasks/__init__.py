@@ -1,0 +1,1 @@
+"""Data and settings of the lessons: home commands, telegrams, digits, training profiles."""

@@ -1,0 +1,185 @@
+"""Share adapters on the Hugging Face hub, and use shared ones.
+
+push_to_hub(model, "you/home-commands", data="tatsu-lab/alpaca")     adapter and model card
+model, tokenizer = from_pretrained("you/home-commands")              base model and adapter
+load_adapter(model, "you/home-commands", "second")                   into a model you have
+"""
+
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llama_adapter_edu.base_models.load import load_llama
+from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
+from llama_adapter_edu.files.download import base_name, download_adapter
+from llama_adapter_edu.files.safe_files import AdapterFileError, read_json
+from llama_adapter_edu.files.save_load import CONFIG_FILE, load_adapter, save_adapter
+from llama_adapter_edu.files.weights import AdapterWeights, weights_of
+from llama_adapter_edu.hub_names import LOG_IN, check_hub_id, is_hub_id
+
+CARD_FILE = "README.md"
+
+
+def push_to_hub(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    data: str,
+    base_model: str | None = None,
+    adapter_name: str | None = None,
+    format: str = "llama_adapter_edu",
+    license: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """Put one adapter, the active one if no name is given, on the hub with a model card.
+
+    Args:
+        repo_id: "owner/name". It is made if need be.
+        data: what the adapter was trained on: a data set's id on the hub, or a sentence.
+        base_model: the base model's id on the hub; not needed if it was loaded by it, nor for the
+            course's Llama.
+        format: as for `save_adapter`.
+        license: the adapter's, as "apache-2.0".
+        private: whether only you see it; the hub's own default if None.
+
+    Returns:
+        the address of what was uploaded.
+
+    Raises:
+        ValueError: a malformed id, `data` is empty, the base model is not known, or the format
+            cannot hold the adapter. Nothing was uploaded.
+        PermissionError: you are not logged in, or may not write there.
+        ConnectionError: the hub does not answer.
+    """
+    check_hub_id(repo_id)
+    base_model = base_model or base_name(model)
+    if base_model is None:
+        raise ValueError(
+            "which base model was this trained on? Pass base_model='owner/name', its id on the "
+            "Hugging Face hub: without it nobody can use the adapter."
+        )
+    check_hub_id(base_model)
+    if not isinstance(data, str) or not data.strip():
+        raise ValueError("data should say what the adapter was trained on: an id or a sentence.")
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(model, folder, adapter_name, format, base_model=base_model)
+        weights = weights_of(model, adapter_name or model.adapter_state.active)
+        card = model_card(weights, repo_id, base_model, data, format, license)
+        Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
+        return _upload(folder, repo_id, private)
+
+
+def _upload(folder: str, repo_id: str, private: bool | None) -> str:
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message="LLaMA-Adapter"
+        )
+    except errors.LocalTokenNotFoundError as error:
+        raise PermissionError(f"you are not logged in to the hub: {LOG_IN}.") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403, 404):
+            raise PermissionError(
+                f"the hub does not let you write {repo_id} ({status}). Is it yours? For a token "
+                f"that may write, {LOG_IN}."
+            ) from error
+        raise ConnectionError(f"the hub did not take {repo_id}: {error}") from error
+    except Exception as error:  # no network: the library beneath the hub decides on the type
+        raise ConnectionError(
+            f"{repo_id} was not uploaded: the Hugging Face hub does not answer "
+            f"({type(error).__name__}). Connect to the internet and try again."
+        ) from error
+    return str(done.commit_url)
+
+
+def model_card(
+    weights: AdapterWeights,
+    repo_id: str,
+    base_model: str,
+    data: str,
+    format: str = "llama_adapter_edu",
+    license: str | None = None,
+) -> str:
+    """The README of an adapter's repository: base model, settings, data, and how to use it."""
+    from huggingface_hub import ModelCardData
+
+    try:
+        check_hub_id(data)
+        datasets, data = [data], f"[{data}](https://huggingface.co/datasets/{data})"
+    except ValueError:
+        datasets = None
+    head = ModelCardData(
+        base_model=base_model,
+        datasets=datasets,
+        library_name="peft" if format == "peft" else "llama-adapter-edu",
+        license=license,
+        tags=["llama-adapter", "adaption-prompt"],
+    )
+    config = asdict(weights.config)
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in config.items())
+    numbers = [*weights.prompts.values(), *weights.gates.values()]
+    trained = sum(tensor.numel() for tensor in numbers)
+    return f"""---
+{head.to_yaml()}
+---
+
+# {repo_id.split("/")[1]}
+
+A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
+topmost {len(weights.prompts)} layers of [{base_model}](https://huggingface.co/{base_model}).
+It holds {trained:,} numbers and nothing of the base model.
+
+* Base model: [{base_model}](https://huggingface.co/{base_model})
+* Data: {data.strip()}
+* Files: in the format of {format}
+
+```python
+from llama_adapter_edu import from_pretrained
+
+model, tokenizer = from_pretrained("{repo_id}")
+```
+
+| setting | value |
+|---|---|
+{rows}
+"""
+
+
+def from_pretrained(
+    source: str | os.PathLike, adapter_name: str = "default", **options
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A saved adapter together with the base model it names: the model, adapted, and its tokenizer.
+
+    Args:
+        source: "owner/name" on the hub, or a folder.
+        options: for `load_llama`, as `dtype=torch.bfloat16, device="cuda"`.
+
+    Raises:
+        AdapterFileError: the adapter does not name its base model, or as `load_adapter`.
+        Other errors as `load_adapter` and `load_llama`.
+    """
+    folder = download_adapter(source) if is_hub_id(source) else Path(os.path.expanduser(source))
+    name = _base_of(folder)
+    model, tokenizer = load_llama(None if name == HUB_REPOSITORY else name, **options)
+    return load_adapter(model, folder, adapter_name), tokenizer
+
+
+def _base_of(folder: Path) -> str:
+    """The hub id of the base model that an adapter's settings name. A path is not accepted."""
+    settings = read_json(folder / CONFIG_FILE, "save_adapter")
+    name = settings.get("base_model") or settings.get("base_model_name_or_path")
+    try:
+        check_hub_id(name)
+    except (ValueError, TypeError) as error:
+        raise AdapterFileError(
+            f"{folder / CONFIG_FILE} does not name its base model by a hub id, but by {name!r:.80}."
+            " Load the base with load_llama, then call load_adapter(model, folder)."
+        ) from error
+    return name

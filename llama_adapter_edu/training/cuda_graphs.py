@@ -1,0 +1,106 @@
+"""An option for NVIDIA GPUs: record the kernels of a training step once, then replay them.
+
+A small model leaves a GPU waiting: to launch a kernel from Python takes longer than to run it. A
+CUDA graph launches all kernels of forward and backward at once. It needs fixed shapes, so batches
+are padded to a few sizes, and each size is recorded when it first comes.
+"""
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llama_adapter_edu.data.encoding import IGNORE_INDEX
+from llama_adapter_edu.training.config import TrainingConfig
+from llama_adapter_edu.training.loss import columns_loss_sum, labelled_columns
+
+BUCKET = 16  # columns: lengths are rounded up to a multiple of this
+
+
+def check_possible(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Raise ValueError if a run with these settings cannot be recorded."""
+    plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
+    if accelerator.device.type != "cuda" or not plain or config.micro_batch_size is not None:
+        raise ValueError(
+            "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision and "
+            f"micro-batches. Here: {accelerator.num_processes} processes on {accelerator.device}, "
+            f"mixed_precision={accelerator.mixed_precision!r}, "
+            f"micro_batch_size={config.micro_batch_size}. Leave cuda_graphs out."
+        )
+
+
+def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str, Tensor], int]:
+    """The batch with more padding on the right, and how many last columns need logits.
+
+    Both the length s and that number are multiples of BUCKET. The loss stays as it is.
+    """
+    n_columns = labelled_columns(batch["labels"])
+    missing = -batch["labels"].shape[1] % BUCKET
+    fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+    padded = {name: F.pad(batch[name], (0, missing), value=fill[name]) for name in fill}
+    n_columns = min(-(-(n_columns + missing) // BUCKET) * BUCKET, padded["labels"].shape[1] - 1)
+    return padded, n_columns
+
+
+class GraphedGradients:
+    """Gradients of the loss per labelled token, from a graph for each shape of batch.
+
+    Args:
+        model: adapted, on a CUDA device.
+        pad_token_id: fills rows up to a multiple of BUCKET tokens, on the right.
+
+    Raises:
+        ValueError: the model is not on a CUDA device, or nothing in it trains.
+    """
+
+    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
+        self.model, self.pad_token_id = model, pad_token_id
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters or {p.device.type for p in self.parameters} != {"cuda"}:
+            raise ValueError("cuda_graphs needs a model on an NVIDIA GPU, with something to train.")
+        self.recorded: dict[tuple, tuple] = {}
+        self.memory = torch.cuda.graph_pool_handle()  # graphs share it: only one runs at a time
+
+    def __call__(self, batch: dict[str, Tensor], n_tokens: int) -> Float[Tensor, ""]:
+        """Set the parameters' gradients to those of the mean over `n_tokens`; return the loss.
+
+        `batch` has `input_ids` and `labels` (b s), padded on the right.
+        """
+        padded, n_columns = pad_to_bucket(batch, self.pad_token_id)
+        inputs = padded | {"n_tokens": torch.tensor(float(n_tokens), device=batch["labels"].device)}
+        shape = (*padded["labels"].shape, n_columns)
+        if shape not in self.recorded:
+            self.recorded[shape] = self._record(inputs, n_columns)
+        graph, places, loss, gradients = self.recorded[shape]
+        for name, tensor in inputs.items():
+            places[name].copy_(tensor)
+        graph.replay()
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss.clone()  # the next replay writes to the same place
+
+    def _record(self, inputs: dict[str, Tensor], n_columns: int) -> tuple:
+        places = {name: tensor.clone() for name, tensor in inputs.items()}
+        # Padding needs no mask: no word before it looks at it. But while a graph is recorded,
+        # transformers always makes one. The runs before need one too: compiled layers would
+        # otherwise be compiled again in the middle of the recording.
+        # The last column may be masked: no word looks at it, and it predicts nothing.
+        # It lives among the places: a graph reads the memory of its inputs again in each replay.
+        places["attention_mask"] = torch.ones_like(places["input_ids"])
+        places["attention_mask"][:, -1] = 0
+
+        def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = columns_loss_sum(self.model, places, n_columns) / places["n_tokens"]
+            return loss.detach(), torch.autograd.grad(loss, self.parameters)
+
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        # Libraries set themselves up in the first runs, which a graph must not record.
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph, self.memory, stream):
+            loss, gradients = run()
+        return graph, places, loss, gradients

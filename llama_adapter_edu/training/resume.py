@@ -1,0 +1,143 @@
+"""A folder of checkpoints that a training run works in, one run at a time.
+
+    resume folder/
+      .lock            held while a run works here; the system lets go of it when the run dies
+      step-000040/     the state after 40 steps: written beside its place, then renamed, so that
+      step-000060/     whatever carries this name is whole
+
+The two newest checkpoints stay. What is in them: `state.py`.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+from torch import nn
+
+from llama_adapter_edu.training.state import (
+    BrokenStateError,
+    History,
+    ResumeError,
+    read_state,
+    write_state,
+)
+
+LOCK, UNFINISHED = ".lock", ".unfinished-"
+STEP = re.compile(r"step-\d{6,}")
+KEPT = 2
+
+
+class ResumeFolder:
+    """The checkpoints of one run. Use it in a `with` block; a folder of None keeps nothing.
+
+    Args:
+        about: settings and data of the run, plain values by name. A run only goes on where they
+            are the same.
+        accelerator: its main process writes, the others only read.
+
+    Raises (on entering):
+        ResumeError: another run works in the folder.
+        OSError: it cannot be written.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike | None, about: dict, accelerator: Accelerator
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.about, self.accelerator = about, accelerator
+        self._held = ExitStack()
+
+    def __enter__(self) -> "ResumeFolder":
+        if self.folder is not None and self.accelerator.is_main_process:
+            self._held.callback(_lock(self.folder).release)
+            for leftover in self.folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(leftover)
+        self.accelerator.wait_for_everyone()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._held.close()
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        """Put the newest checkpoint into model and optimiser. Returns the history up to it.
+
+        Raises:
+            ResumeError: it is of another run, or broken. Model and optimiser are as they were.
+        """
+        *earlier, newest = [None, *self._checkpoints()]
+        if newest is None:
+            return History()
+        try:
+            return read_state(newest, self.about, model, optimizer, self.accelerator)
+        except BrokenStateError as error:
+            where = f"step {_step_of(earlier[-1])}" if earlier[-1] else "the beginning"
+            raise BrokenStateError(
+                f"{error} Delete it, and the run goes on from {where}."
+            ) from error
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> str:
+        """Write a checkpoint, unless this step has one. Returns a sentence that says where it is.
+
+        Raises:
+            OSError: it cannot be written; earlier checkpoints are whole.
+        """
+        if self.folder is None:
+            return ""
+        path = self.folder / f"step-{len(history.losses):06d}"
+        if self.accelerator.is_main_process and not path.exists():
+            try:
+                with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as unfinished:
+                    whole = Path(unfinished, path.name)
+                    whole.mkdir()
+                    write_state(whole, self.about, model, optimizer, history, self.accelerator)
+                    os.rename(whole, path)
+                self._forget_old()
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+        self.accelerator.wait_for_everyone()
+        return f"The state is saved in {path}."
+
+    def _checkpoints(self) -> list[Path]:
+        if self.folder is None:
+            return []
+        found = [path for path in self.folder.iterdir() if STEP.fullmatch(path.name)]
+        return sorted(found, key=_step_of)
+
+    def _forget_old(self) -> None:
+        for old in self._checkpoints()[:-KEPT]:
+            # Renamed first: a checkpoint must not be found half deleted.
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as bin:
+                os.rename(old, Path(bin, old.name))
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _lock(folder: Path) -> FileLock:
+    """The lock of the folder, held. The folder is made if need be."""
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ResumeError(
+            f"another run is working in {folder}. Wait until it has ended, or take another folder."
+        ) from None
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    return lock
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"cannot write {path}: {error.strerror or error}. Earlier checkpoints are whole. Make room "
+        "or take another folder, then run again",
+    )

@@ -1,0 +1,1 @@
+"""A Llama that sees: an image encoder whose features are added to an adapter's prompts."""
