@@ -51,3 +51,9 @@ class AdapterState:
 
     configs: dict = field(default_factory=dict)
     active: str | None = None
+
+
+def active_adapter(model: object) -> str | None:
+    """The name of the adapter that acts now; None for the bare base model."""
+    state = getattr(model, "adapter_state", None)
+    return None if state is None else state.active
