@@ -24,6 +24,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llama_adapter_edu.adapters.choice import AdapterState
+from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
 from llama_adapter_edu.adapters.keys import layer_keys_values
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
@@ -156,18 +157,13 @@ def _heads(
 ) -> Heads:
     """Keys and gated values of one adapter's prompts: of each row, if each has a picture."""
     keys_values = partial(layer_keys_values, attention)
-    hook = getattr(prompt, "_hf_hook", None)  # accelerate's: brings offloaded parameters here
-    if hook is not None:
-        hook.pre_forward(prompt)
-    if image is None:
-        pair = keys_values(prompt.prompts.to(query.dtype))
-    else:
-        prompts = add_image(prompt.prompts, image.to(prompt.prompts.device)).to(query.dtype)
-        pair = image_keys_values(prompts, keys_values)
-    heads = prompt.gated_heads(*pair, query.shape[1])
-    if hook is not None:
-        hook.post_forward(prompt, None)
-    return *heads, None
+    with brought_here(prompt):
+        if image is None:
+            pair = keys_values(prompt.prompts.to(query.dtype))
+        else:
+            prompts = add_image(prompt.prompts, image.to(prompt.prompts.device)).to(query.dtype)
+            pair = image_keys_values(prompts, keys_values)
+        return *prompt.gated_heads(*pair, query.shape[1]), None
 
 
 def _heads_of_rows(

@@ -50,7 +50,9 @@ def probe(decoder: nn.Module, layers: dict[int, nn.Module]) -> None:
 
 
 def _run(decoder: nn.Module) -> None:
-    ids = torch.ones(len(SIZES), 1, dtype=torch.long, device=compute_device(decoder.get_input_embeddings()))
+    ids = torch.ones(
+        len(SIZES), 1, dtype=torch.long, device=compute_device(decoder.get_input_embeddings())
+    )
     was_training = {module for module in decoder.modules() if module.training}
     # bitsandbytes repacks 4-bit weights for good when a model computes in evaluation mode.
     decoder.train(any(type(module).__name__ == "Linear4bit" for module in decoder.modules()))
