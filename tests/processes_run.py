@@ -17,7 +17,7 @@ from tiny_run import tiny_model, tiny_rows, tiny_run
 from transformers import AutoModelForCausalLM
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, save_adapter
-from llama_adapter_edu.training.sharding import shard_base
+from llama_adapter_edu.base_models.sharded import shard_base
 
 OPTIONS = {"rows": tiny_rows(n=13), "batch_size": 5, "micro_batch_size": 2, "steps": 6}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.attach import switch_attention
@@ -42,7 +43,8 @@ def add_adaption_prompts(
     """
     config = config or AdaptionPromptConfig()
     layers = attention_layers(model)
-    check_uncut(layers)
+    if not isinstance(model, FSDPModule):  # its layers are whole while they compute
+        check_uncut(layers)
     check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
 
     if not hasattr(model, "adapter_state"):
