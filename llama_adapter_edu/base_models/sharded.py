@@ -88,7 +88,7 @@ def shard_base(model: PreTrainedModel) -> PreTrainedModel:
     adapters = [module for module in model.modules() if isinstance(module, AdaptionPrompt)]
     whole = {p for p in model.parameters() if p.requires_grad}
     whole |= {p for adapter in adapters for p in adapter.parameters()}
-    state = PartialState()
+    state = _processes()
     mesh = torch.distributed.init_device_mesh(state.device.type, (state.num_processes,))
     layers = [
         module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
@@ -103,7 +103,7 @@ def shard_base(model: PreTrainedModel) -> PreTrainedModel:
 
 def allocate(model: nn.Module) -> None:
     """Give the parameters of a model on the meta device memory of this process, not yet filled."""
-    device = PartialState().device
+    device = _processes().device
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
@@ -120,8 +120,13 @@ def _all_names(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     return model.named_parameters(remove_duplicate=False)
 
 
+def _processes() -> PartialState:
+    """This process among the others, as accelerate has found or now finds them."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def _check_processes() -> None:
-    if PartialState().num_processes < 2:
+    if _processes().num_processes < 2:
         raise RuntimeError("there is only one process: start several, with accelerate launch.")
     if torch.__version__ < "2.8":  # compares as versions do
         raise RuntimeError(f"torch {torch.__version__} is too old to spread a base: take 2.8.")

@@ -1,17 +1,17 @@
 """An option for training: torch.compile runs layers and loss as fewer, larger kernels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llama_adapter_edu.adapters.decoder import decoder_of
-from llama_adapter_edu.training.loss import cross_entropy_sum
+from llama_adapter_edu.training.loss import LossSum, cross_entropy_sum
 
 
 @contextmanager
-def compiled_layers(model: nn.Module, **options) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+def compiled_layers(model: nn.Module, **options) -> Iterator[LossSum]:
     """Inside, the decoder's layers run compiled; yields `cross_entropy_sum`, compiled too.
 
     The first batches wait for the compiler. There are three kinds of layers: below the prompts, the
@@ -24,15 +24,21 @@ def compiled_layers(model: nn.Module, **options) -> Iterator[Callable[[Tensor, T
     """
     layers = list(decoder_of(model).layers)
     own = [vars(layer).get("forward") for layer in layers]  # accelerate puts one there, for devices
-    for layer in layers:
-        # Not `layer.compile()`: hooks, which put a spread layer's weights together, stay outside.
-        layer.forward = torch.compile(layer.forward, **options)
+    loss_sum = compile_layers(model, **options)
     try:
         # Three kinds of layers and a few sizes are more than torch's limit of 8 compilations.
         with torch._dynamo.config.patch(recompile_limit=32):
-            yield torch.compile(cross_entropy_sum, **options)
+            yield loss_sum
     finally:
         for layer, forward in zip(layers, own, strict=True):
             del layer.forward
             if forward is not None:
                 layer.forward = forward
+
+
+def compile_layers(model: nn.Module, **options) -> LossSum:
+    """Run the decoder's layers compiled from now on; returns `cross_entropy_sum`, compiled."""
+    for layer in decoder_of(model).layers:
+        # Not `layer.compile()`: hooks, which put a spread layer's weights together, stay outside.
+        layer.forward = torch.compile(layer.forward, **options)
+    return torch.compile(cross_entropy_sum, **options)
