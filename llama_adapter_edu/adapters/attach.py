@@ -13,6 +13,7 @@ the prompts along.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -55,8 +56,8 @@ class LayerView:
         vars(self).update(base=base, state=state, number=number, heard=None)
         vars(self).update(n_query_heads=n_query_heads)
 
-    def hear(self, heard: list | None) -> None:
-        """Until None is given, note what arrives at the layer's attention (see `probe.py`)."""
+    def hear(self, heard: Callable | None) -> None:
+        """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
         vars(self)["heard"] = heard
 
     @property
