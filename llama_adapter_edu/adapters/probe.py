@@ -120,7 +120,7 @@ def _compare(
     key: Float[Tensor, "n g 1 d"],
     value: Float[Tensor, "n g 1 d"],
 ) -> None:
-    """Note what is wrong with the prompts; run inside the layer, where sharded weights are whole."""
+    """Note what is wrong with the prompts. Run in the layer, where sharded weights are whole."""
     vars(attention.config)["n_query_heads"] = query.shape[1]
     layer = f"layer {attention.config.number} ({type(attention).__name__})"
     if key.shape != value.shape:
