@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny_run import run_in_process, run_with_limits, tiny_model, tiny_rows, tiny_run
 
-from llama_adapter_edu import load_adapter
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_adapter
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.training import resume as folder_module
 from llama_adapter_edu.training.interrupts import caught_interrupts
@@ -136,13 +136,28 @@ def test_without_adaption_prompts_whatever_trains_is_kept(tmp_path):
     assert all(map(torch.equal, loaded.parameters(), trained.parameters()))
 
 
+def one_weight_changed():
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-6
+    return model
+
+
+def with_identity_gates():
+    config = AdaptionPromptConfig(5, 2, gate_activation="identity")
+    return add_adaption_prompts(tiny_model(adapter=False), config)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"learning_rate": 0.01}, "learning_rate was 0.03, now it is 0.01"),
         ({"steps": 9}, "steps was 6, now it is 9"),
         ({"rows": tiny_rows(seed=1)}, "data was"),
-        ({"model": tiny_model(adapter=False)}, "numbers that train was"),
+        ({"model": tiny_model(adapter=False)}, "what trains was"),
+        ({"model": tiny_model(seed=1)}, "the base's weights was"),
+        ({"model": one_weight_changed()}, "the base's weights was"),
+        ({"model": with_identity_gates()}, "gate_activation was 'tanh', now it is 'identity'"),
     ],
 )
 def test_another_run_is_refused_and_nothing_changes(tmp_path, change, words):

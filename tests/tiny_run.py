@@ -42,7 +42,7 @@ def tiny_run(folder=None, *, model=None, rows=None, accelerator=None, save_every
     config = TrainingConfig(**{"steps": 6, "batch_size": 8, **settings})
     accelerator = accelerator or Accelerator(cpu=True)
     options = {"accelerator": accelerator, "progress": False, "save_every": save_every}
-    rows = rows or tiny_rows()
+    rows = tiny_rows() if rows is None else rows
     return finetune(model, TOKENIZER, rows, config, resume_folder=folder, **options), model
 
 
