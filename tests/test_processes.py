@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import tiny_model, tiny_rows, tiny_run
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_run import save_base, tiny_model, tiny_rows, tiny_run
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_adapter_edu import load_adapter
 from llama_adapter_edu.adapters.manage import adapter_prompts
@@ -36,16 +35,6 @@ def launch(folder, n_processes, *options):
 
 def facts(folder, name="facts"):
     return json.loads((folder / f"{name}.json").read_text())
-
-
-def save_base(folder, model, **options):
-    """A folder that load_llama takes: the model, and a tokenizer that knows one token."""
-    model.save_pretrained(folder, **options)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, unk_token="x")), eos_token="x"
-    )
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
