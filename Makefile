@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test test-slow fuzz test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
+.PHONY: demo test test-slow test-gpu fuzz test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -20,6 +20,9 @@ lab: $(VENV)/ready  ## open the lessons in JupyterLab
 
 test-slow: $(VENV)/ready  ## the tests that take minutes: several processes, killed in many ways
 	$(RUN) -m pytest --slow -m slow
+
+test-gpu: $(VENV)/ready  ## the tests that need NVIDIA GPUs; says which were skipped for want of them
+	$(RUN) -m pytest -rs tests/test_gpu.py
 
 fuzz: $(VENV)/ready  ## broken and hostile files, many more than in the tests; records the counts
 	$(RUN) benchmarks/fuzz.py

@@ -17,6 +17,7 @@ from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.base_models.sharded import shard_base
 from llama_adapter_edu.course.tasks.profiles import PROFILES
 from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loss as the_loss
 from llama_adapter_edu.training.loop import (
     answer_loss,
@@ -24,7 +25,6 @@ from llama_adapter_edu.training.loop import (
     make_optimizer,
     training_batches,
 )
-from llama_adapter_edu.training.rows import Rows
 from llama_adapter_edu.training.step import accumulate_gradients, micro_batches
 
 NUMBERS = [4, 0, 9, 2, 7, 1, 5]

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapters.inspect import gate_openings
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.config import (
     TrainingConfig,
@@ -36,8 +37,7 @@ from llama_adapter_edu.training.interrupts import caught_interrupts
 from llama_adapter_edu.training.loss import LossSum, answer_loss, cross_entropy_sum
 from llama_adapter_edu.training.processes import check_same, sum_over_processes
 from llama_adapter_edu.training.resume import ResumeFolder
-from llama_adapter_edu.training.rows import Rows
-from llama_adapter_edu.training.state import History, about_model
+from llama_adapter_edu.training.state import History, Trained, about_model
 from llama_adapter_edu.training.step import accumulate_within_memory, check_gradients
 
 __all__ = [
@@ -116,7 +116,7 @@ def finetune(
     if resume_folder is not None:
         about |= about_model(model, accelerator)
     scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
-    state = model, optimizer, scaler
+    trained = Trained(model, optimizer, scaler)
 
     with (
         ResumeFolder(resume_folder, about, accelerator) as saved,
@@ -124,8 +124,8 @@ def finetune(
         caught_interrupts(resume_folder is not None) as interrupted,
         compiled_layers(model) if compile_layers else nullcontext(cross_entropy_sum) as loss_sum,
     ):
-        history = saved.load(*state)
-        run = _Run(*state, rows, config, accelerator, loss_sum, config.micro_batch_size)
+        history = saved.load(trained)
+        run = _Run(*trained, rows, config, accelerator, loss_sum, config.micro_batch_size)
         if cuda_graphs:
             run.graphs = GraphedGradients(model, pad_token_id, loss_sum)
         batches = training_batches(rows.lengths, config)
@@ -133,12 +133,12 @@ def finetune(
             try:
                 loss, stop = run.step(step, batches[step], interrupted)
             except FloatingPointError as error:
-                last_good = saved.save(*state, history)
+                last_good = saved.save(trained, history)
                 raise FloatingPointError(f"{error} {last_good}".rstrip()) from None
             history.losses.append(loss)
             history.gates.append(gate_openings(model))
             if stop or (step + 1) % save_every == 0 or step + 1 == config.steps:
-                where = saved.save(*state, history)
+                where = saved.save(trained, history)
             if stop:
                 raise KeyboardInterrupt(
                     f"stopped after step {step + 1} of {config.steps}. {where} "

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training.loss import LossSum, answer_loss_sum
-from llama_adapter_edu.training.rows import Rows
 
 
 def micro_batches(
