@@ -619,7 +619,7 @@ def test_empty_folder_and_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["my model!", "owner/na me", "", "a\x00b", "x" * 300, "--"])
 def test_malformed_name(name):
-    with pytest.raises(ValueError, match=r"is not a model's name\. Expected an id"):
+    with pytest.raises(ValueError, match=r"neither a path here nor an id .*\. Expected"):
         load_llama(name)
 
 
@@ -652,7 +652,7 @@ class Hub:
     ("where", "what", "error", "text"),
     [
         ("model_info", errors.RepositoryNotFoundError, FileNotFoundError, "Check the spelling"),
-        ("model_info", ConnectionError, ConnectionError, r"does not answer \(ConnectionError\)"),
+        ("model_info", ConnectionError, ConnectionError, r"not answer .*\(ConnectionError\)"),
         ("hf_hub_download", errors.GatedRepoError, PermissionError, "Accept .*`hf auth login`"),
     ],
 )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
-from llama_adapter_edu.hub_names import LOG_IN, check_hub_id, is_hub_id, quiet
+from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet
 
 FILES = (
     "adapter_config.json",
@@ -39,35 +39,22 @@ def download_adapter(
         PermissionError: its conditions were not accepted.
         ConnectionError: it is not in the cache, and the hub does not answer.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     check_hub_id(name)
-    try:
-        with quiet():
-            folder = snapshot_download(
-                name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
-            )
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"{name} is open only to those who accepted its conditions. Accept them on "
-            f"https://huggingface.co/{name}, then {LOG_IN}."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no {name!r} on the Hugging Face hub that you may see, and no folder of this "
-            f"name here. Check the spelling. If it is private, {LOG_IN}."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{name} has no revision {revision!r} on the hub.") from error
-    except Exception as error:  # no network: the library beneath the hub decides on the type
-        raise ConnectionError(
-            f"There is no folder {name!r} here (looked from {Path.cwd()}), it is not in the hub's "
-            f"cache, and the Hugging Face hub does not answer ({type(error).__name__}). Check the "
-            "spelling or connect to the internet."
-        ) from error
+    with quiet(), hub_errors(name, "adapter", "pass a folder that exists"):
+        folder = snapshot_download(
+            name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
+        )
     if not any(Path(folder, file).exists() for file in FILES):
         raise FileNotFoundError(f"{name} holds no adapter: none of {', '.join(FILES)} is there.")
     return Path(folder)
+
+
+def adapter_folder(source: str | os.PathLike) -> Path:
+    """Where an adapter is on this computer, fetched from the hub if `source` is an id of it."""
+    path = local_path(source)
+    return download_adapter(os.fspath(source)) if path is None else path
 
 
 def base_name(model: PreTrainedModel) -> str | None:
@@ -76,6 +63,6 @@ def base_name(model: PreTrainedModel) -> str | None:
     if Path(path).name == CONVERTED:
         return HUB_REPOSITORY  # the course's Llama
     try:
-        return path if is_hub_id(path) else None
+        return path if local_path(path) is None else None
     except ValueError:
         return None

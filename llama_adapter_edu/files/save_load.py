@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
-from llama_adapter_edu.files.download import base_name, download_adapter
+from llama_adapter_edu.files.download import adapter_folder, base_name
 from llama_adapter_edu.files.lit import LITGPT_FILE, from_lit, is_lit, to_lit_llama, to_litgpt
 from llama_adapter_edu.files.official import PROMPTS as OFFICIAL_PROMPTS
 from llama_adapter_edu.files.official import load_official_adapter
@@ -25,7 +25,6 @@ from llama_adapter_edu.files.safe_files import (
     write_files,
 )
 from llama_adapter_edu.files.weights import AdapterWeights, base_shape, put_into, weights_of
-from llama_adapter_edu.hub_names import is_hub_id
 
 __all__ = [
     "CONFIG_FILE",
@@ -94,14 +93,10 @@ def load_adapter(
         In each case the model is as it was.
     """
     attention_layers(model)
-    weights = _read(_on_this_computer(source), model)
+    weights = _read(adapter_folder(source), model)
     n_layers = base_shape(model)["num_hidden_layers"]
     check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
     return put_into(model, weights, adapter_name)
-
-
-def _on_this_computer(source: str | os.PathLike) -> Path:
-    return download_adapter(source) if is_hub_id(source) else Path(os.path.expanduser(source))
 
 
 def _read(path: Path, model: PreTrainedModel) -> AdapterWeights:

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.base_models.load import load_llama
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
-from llama_adapter_edu.files.download import base_name, download_adapter
+from llama_adapter_edu.files.download import adapter_folder, base_name
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_json
 from llama_adapter_edu.files.save_load import CONFIG_FILE, load_adapter, save_adapter
 from llama_adapter_edu.files.weights import AdapterWeights, weights_of
-from llama_adapter_edu.hub_names import LOG_IN, check_hub_id, is_hub_id
+from llama_adapter_edu.hub_names import check_hub_id, hub_errors
 
 CARD_FILE = "README.md"
 
@@ -73,29 +73,14 @@ def push_to_hub(
 
 
 def _upload(folder: str, repo_id: str, private: bool | None) -> str:
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
 
     api = HfApi()
-    try:
+    with hub_errors(repo_id, "adapter", writing=True):
         api.create_repo(repo_id, private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message="LLaMA-Adapter"
         )
-    except errors.LocalTokenNotFoundError as error:
-        raise PermissionError(f"you are not logged in to the hub: {LOG_IN}.") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403, 404):
-            raise PermissionError(
-                f"the hub does not let you write {repo_id} ({status}). Is it yours? For a token "
-                f"that may write, {LOG_IN}."
-            ) from error
-        raise ConnectionError(f"the hub did not take {repo_id}: {error}") from error
-    except Exception as error:  # no network: the library beneath the hub decides on the type
-        raise ConnectionError(
-            f"{repo_id} was not uploaded: the Hugging Face hub does not answer "
-            f"({type(error).__name__}). Connect to the internet and try again."
-        ) from error
     return str(done.commit_url)
 
 
@@ -165,7 +150,7 @@ def from_pretrained(
         AdapterFileError: the adapter does not name its base model, or as `load_adapter`.
         Other errors as `load_adapter` and `load_llama`.
     """
-    folder = download_adapter(source) if is_hub_id(source) else Path(os.path.expanduser(source))
+    folder = adapter_folder(source)
     name = _base_of(folder)
     model, tokenizer = load_llama(None if name == HUB_REPOSITORY else name, **options)
     return load_adapter(model, folder, adapter_name), tokenizer
