@@ -256,6 +256,6 @@ def test_a_missing_folder_is_not_looked_up_on_the_hub(server, adapted, tiny, tmp
     (tmp_path / "here").mkdir()
     server.asked.clear()
     load = LOADERS[load] or (lambda _, x: load_llama(x))
-    with pytest.raises(FileNotFoundError, match="no adapter in|There is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"no adapter in|There is no folder"):
         load(tiny(), name)
     assert not server.asked
