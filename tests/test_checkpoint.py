@@ -183,8 +183,8 @@ BROKEN = {
         "layers.2.prompts is (4, 6), expected (4, 48)",
     ),
     "a wrong dtype": (
-        lambda f: edit_weights(f, lambda t: t.update({"layers.2.gate": torch.zeros(6).half()})),
-        "layers.2.gate is torch.float16, expected torch.float32",
+        lambda f: edit_weights(f, lambda t: t.update({"layers.2.gate": torch.zeros(6).long()})),
+        "layers.2.gate is torch.int64, expected torch.float32",
     ),
     "NaN": (
         lambda f: edit_weights(f, lambda t: t["layers.2.gate"].fill_(float("nan"))),
@@ -207,11 +207,11 @@ BROKEN = {
     ),
     "a setting is missing": (
         lambda f: edit_config(f, gate=...),
-        "settings 'gate' are missing or unknown",
+        "settings ['gate'] are missing or unknown",
     ),
     "an unknown setting": (
         lambda f: edit_config(f, speed=3),
-        "settings 'speed' are missing or unknown",
+        "settings ['speed'] are missing or unknown",
     ),
     "a setting out of range": (lambda f: edit_config(f, adapter_layers=0), "at least 1, got 0"),
     "another format": (

@@ -1,5 +1,6 @@
 """Adapters on the hub: the real client, against a hub on this computer."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from fake_hub import COMMIT, fake_hub
 
+import llama_adapter_edu
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
@@ -17,10 +19,9 @@ from llama_adapter_edu import (
     save_adapter,
 )
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
-from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
 from llama_adapter_edu.files import share as hub
 from llama_adapter_edu.files.download import base_name, download_adapter
-from llama_adapter_edu.files.save_load import AdapterFileError
+from llama_adapter_edu.files.save_load import CONFIG_FILE, AdapterFileError
 from llama_adapter_edu.hub_names import check_hub_id, local_path
 
 CONFIG = AdaptionPromptConfig(4, 2, gate="per_layer", init_std=0.5)
@@ -87,7 +88,6 @@ def test_the_card_says_base_settings_and_data(server, adapted):
         "386 numbers",
     ):
         assert text in card
-    assert 'from_pretrained("me/my-adapter")' in card
 
 
 def test_a_sentence_says_the_data_as_well_and_ends_no_header(adapted):
@@ -114,17 +114,43 @@ def test_only_an_adapters_files_are_fetched(server, adapted, tiny):
     assert fetched == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-def test_from_pretrained_brings_the_base_model_too(fresh_llama, tmp_path):
+@pytest.mark.parametrize("format", ["llama_adapter_edu", "peft"])
+def test_from_pretrained_brings_the_base_model_too(fresh_llama, tmp_path, format):
     model, tokenizer = fresh_llama
-    assert base_name(model) == HUB_REPOSITORY
     add_adaption_prompts(model, CONFIG)
     for prompt in adapter_prompts(model, "default").values():
         torch.nn.init.normal_(prompt.gate)
-    save_adapter(model, tmp_path, format="peft")
+    save_adapter(model, tmp_path, format=format)
+    settings = json.loads((tmp_path / CONFIG_FILE).read_text())
+    named = settings["base_model_name_or_path" if format == "peft" else "base_model"]
+    assert named == "HuggingFaceTB/SmolLM2-135M-Instruct"  # a GGUF repository opens nowhere else
     again, its_tokenizer = from_pretrained(tmp_path, "home", dtype=torch.float32)
     assert list(adapter_configs(again)) == ["home"]
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-4)
     assert its_tokenizer("Hello").input_ids == tokenizer("Hello").input_ids
+
+
+def test_an_adapter_of_the_original_does_not_get_the_courses_weights(server, adapted, tmp_path):
+    """The course's Llama has the same weights in 4 bits: nearly right answers, and wrong ones."""
+    save_adapter(adapted, tmp_path, base_model="HuggingFaceTB/SmolLM2-135M-Instruct")
+    with pytest.raises(FileNotFoundError, match="no model 'HuggingFaceTB/SmolLM2-135M-Instruct'"):
+        from_pretrained(tmp_path)
+    assert any("HuggingFaceTB/SmolLM2-135M-Instruct" in path for path in server.asked)
+
+
+@pytest.mark.parametrize("format", ["llama_adapter_edu", "peft", "litgpt", "lit-llama"])
+def test_the_cards_example_runs(server, tiny, monkeypatch, format):
+    model = add_adaption_prompts(tiny(num_key_value_heads=6), CONFIG)
+    for prompt in adapter_prompts(model, "default").values():
+        torch.nn.init.normal_(prompt.gate)
+    push_to_hub(model, "me/my-adapter", data="x", base_model=BASE, format=format)
+    card = server.repositories["me/my-adapter"]["README.md"].decode()
+    base = tiny(num_key_value_heads=6)
+    for module in (hub, llama_adapter_edu):
+        monkeypatch.setattr(module, "load_llama", {BASE: (base, None)}.__getitem__)
+    found = {}
+    exec(card.split("```python")[1].split("```")[0], found)
+    torch.testing.assert_close(logits(found["model"]), logits(model), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("base", [None, "/etc", "../..", "gpt2", 7, "a/b; rm -rf"])

@@ -19,7 +19,7 @@ from tiny_gguf import SPECIAL, write_tiny_gguf
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from llama_adapter_edu import load_llama
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 from llama_adapter_edu.base_models import course_llama, gguf, sources
 
 ROOT = Path(__file__).parents[1]
@@ -607,6 +607,44 @@ def test_folder_that_is_not_a_whole_model(tiny_folder, tmp_path, what, error, te
     with pytest.raises(error, match=text) as raised:
         load_llama(folder)
     assert str(folder) in str(raised.value)
+
+
+def test_a_model_saved_with_an_adapter_in_it_does_not_load_without(tiny_folder, tmp_path):
+    model, tokenizer = load_llama(tiny_folder)
+    add_adaption_prompts(model, AdaptionPromptConfig(4, 1), "mine")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"with the adapter 'mine' in the model.* save_adapter\(mo"):
+        load_llama(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("model.layers.0.self_attn.q_proj.bias", True),  # the model would compute without it
+        ("model.layers.1.mlp.up_proj.bias", True),
+        ("score.weight", False),  # a head for another task
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", False),  # as old Llamas hold
+        ("model.layers.2.mlp.up_proj.weight", False),  # a layer more, to predict two tokens at once
+    ],
+)
+def test_weights_that_would_be_left_out(tiny_folder, tmp_path, name, refused):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors") | {name: torch.ones(64)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if refused:
+        with pytest.raises(OSError, match=f"leaves out, the first is {name}"):
+            load_llama(folder)
+    else:
+        ids = torch.arange(8)[None]
+        assert torch.equal(
+            load_llama(folder)[0](ids).logits, load_llama(tiny_folder)[0](ids).logits
+        )
+
+
+def test_the_id_that_the_courses_llama_comes_from_means_the_courses_llama(cache, tiny_gguf):
+    put(tiny_gguf, cache)
+    assert load_llama(sources.HUB_REPOSITORY)[0].config.hidden_size == 64
 
 
 def test_empty_folder_and_file(tmp_path):

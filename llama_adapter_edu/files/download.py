@@ -1,4 +1,4 @@
-"""What an id of the Hugging Face hub is, and how an adapter is fetched from there.
+"""The files of an adapter, how they are fetched from the hub, and the base model they name.
 
 A fetched adapter is data. Only the files named in `FILES` are downloaded, no code of a repository
 is run, and a base model's name out of one has to be an id of the hub, never a path.
@@ -10,15 +10,13 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED
-from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
+from llama_adapter_edu.base_models.sources import HUB_REPOSITORY, ORIGINAL
 from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet
 
-FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "lit_model.pth.adapter",
-)
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+OLD_WEIGHTS_FILE = "adapter_model.bin"
+LITGPT_FILE, LIT_LLAMA_FILE = "lit_model.pth.adapter", "lit-llama-adapter-finetuned.pth"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, LITGPT_FILE, LIT_LLAMA_FILE)
 
 
 def download_adapter(
@@ -66,3 +64,16 @@ def base_name(model: PreTrainedModel) -> str | None:
         return path if local_path(path) is None else None
     except ValueError:
         return None
+
+
+def openable(base_model: str | None) -> str | None:
+    """The id by which transformers and PEFT open a base model.
+
+    The course's Llama is made from a GGUF file, and its repository holds nothing else.
+    """
+    return ORIGINAL if base_model == HUB_REPOSITORY else base_model
+
+
+def exact_base(base_model: str | None) -> dict[str, str]:
+    """What `from_pretrained` needs to know besides the openable id, for the weights' metadata."""
+    return {"base_model": base_model} if base_model == HUB_REPOSITORY else {}

@@ -19,21 +19,20 @@ import os
 import re
 from pathlib import Path
 
-from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
-from llama_adapter_edu.files.safe_files import (
-    FLOATS,
-    AdapterFileError,
-    check_tensors,
-    read_pickled,
-    shown,
+from llama_adapter_edu.files.safe_files import AdapterFileError, read_pickled, shown
+from llama_adapter_edu.files.weights import (
+    AdapterWeights,
+    Layout,
+    base_shape,
+    from_tensors,
+    put_into,
 )
-from llama_adapter_edu.files.weights import AdapterWeights, base_shape, put_into
 
 PROMPTS = "adapter_query.weight"
 GATE = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.attention\.gate")
@@ -66,7 +65,7 @@ def load_official_adapter(
     shape = base_shape(model)
     if shape["model_type"] != "llama":
         raise ValueError(f"the authors' adapters are for LLaMA, this is {shape['model_type']}.")
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     weights = from_official(path, read_pickled(path), shape, adapter_len, gate_activation)
     n_layers = shape["num_hidden_layers"]
     check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
@@ -76,50 +75,45 @@ def load_official_adapter(
 def from_official(
     path: Path, tensors: dict[str, Tensor], shape: dict, adapter_len: int, gate_activation: str
 ) -> AdapterWeights:
-    """The adapter among an official file's tensors, for a model of this shape.
-
-    Raises:
-        AdapterFileError: the tensors are not what such a file holds, or do not fit the model.
-    """
-    if PROMPTS not in tensors:
-        raise AdapterFileError(f"{path} is not the authors' format: {PROMPTS} is missing.")
+    """The adapter among an official file's tensors, for a model of this shape."""
+    prompts = tensors.get(PROMPTS)
+    if prompts is None or prompts.ndim != 2:
+        raise AdapterFileError(f"{path} is not the authors' format: no {PROMPTS} ((l p) m) in it.")
     if extra := sorted(n for n in tensors if n != PROMPTS and not GATE.fullmatch(n)):
         raise AdapterFileError(
             f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be a whole "
             "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
         )
-    rows, n_layers, n_heads = _rows(tensors), shape["num_hidden_layers"], "num_attention_heads"
-    if rows == 0 or rows % adapter_len or rows // adapter_len > n_layers:
+    n_layers, n_adapted = shape["num_hidden_layers"], len(prompts) / adapter_len
+    if n_adapted not in range(1, n_layers + 1):
         raise AdapterFileError(
-            f"{path} has {rows} prompts: with adapter_len={adapter_len} this makes "
-            f"{rows / adapter_len:g} layers, and the model has {n_layers}. Pass the adapter_len "
-            "that it was trained with."
+            f"{path} has {len(prompts)} prompts: with adapter_len={adapter_len} this makes "
+            f"{n_adapted:g} layers, and the model has {n_layers}. Pass the adapter_len that it was "
+            "trained with."
         )
-    layers = range(n_layers - rows // adapter_len, n_layers)
-    gates = {int(GATE.fullmatch(name)[1]): name for name in tensors if name != PROMPTS}
-    one_gate = all(tensors[name].ndim == 1 for name in gates.values())
-    gate_shape = (1,) if one_gate else (1, shape[n_heads], 1, 1)
-    needed = {f"layers.{number}.attention.gate" for number in layers}
-    others = {name for number, name in gates.items() if number < n_layers}
-    shapes = dict.fromkeys(needed | others, gate_shape)
-    shapes[PROMPTS] = (rows, shape["hidden_size"])
-    check_tensors(path, tensors, shapes, FLOATS)
+    start = n_layers - int(n_adapted)
     # Gates exist in all layers, and those without prompts never learn.
-    if opened := [n for n, name in gates.items() if n not in layers and tensors[name].any()]:
+    idle = {n: tensors[_gate(n)] for n in range(start) if _gate(n) in tensors}
+    if opened := [number for number, gate in idle.items() if gate.any()]:
         raise AdapterFileError(
             f"{path} does not fit: the gate of layer {opened[0]} is open, but with adapter_len="
-            f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {layers[0]}."
+            f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {start}."
         )
-    gate = "per_layer" if one_gate else "per_head"
-    config = AdaptionPromptConfig(adapter_len, len(layers), gate, gate_activation)
-    prompts = rearrange(tensors[PROMPTS].float(), "(l p) m -> l p m", p=adapter_len)
-    return AdapterWeights(
-        config,
-        dict(zip(layers, prompts, strict=True)),
-        {number: tensors[gates[number]].flatten().float() for number in layers},
+    one_gate = all(tensor.ndim == 1 for name, tensor in tensors.items() if name != PROMPTS)
+    layout = Layout(
+        lambda number: (f"{PROMPTS} of layer {number}", _gate(number)),
+        (adapter_len, shape["hidden_size"]),
+        (1,) if one_gate else (1, shape["num_attention_heads"], 1, 1),
     )
+    by_layer = {
+        name: gate for name, gate in tensors.items() if name not in {PROMPTS, *map(_gate, idle)}
+    }
+    for number, rows in enumerate(prompts.split(adapter_len), start):
+        by_layer[layout.keys(number)[0]] = rows
+    gate = "per_layer" if one_gate else "per_head"
+    config = AdaptionPromptConfig(adapter_len, int(n_adapted), gate, gate_activation)
+    return from_tensors(path, by_layer, config, n_layers, layout)
 
 
-def _rows(tensors: dict[str, Tensor]) -> int:
-    prompts = tensors[PROMPTS]
-    return len(prompts) if prompts.ndim == 2 else 0
+def _gate(number: int) -> str:
+    return f"layers.{number}.attention.gate"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,12 +32,12 @@ def write_files(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> Pat
     """Write files beside their places, then move them there: earlier ones stay whole until then.
 
     Returns:
-        the folder, made if need be.
+        the folder, made if need be; `~` is the home folder.
 
     Raises:
         OSError: the folder cannot be written (disk full, read-only); earlier files are intact.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
     for file in contents:
         if (folder / file).is_dir():
@@ -57,6 +57,11 @@ def check_exists(path: Path) -> None:
     """Raise FileNotFoundError unless there is such a file."""
     if not path.is_file():
         raise FileNotFoundError(f"no adapter in {path.parent}: {path.name} is missing.")
+
+
+def as_json(settings: dict) -> bytes:
+    """The content of a settings file."""
+    return (json.dumps(settings, indent=2) + "\n").encode()
 
 
 def read_json(path: Path, writer: str) -> dict:
@@ -97,6 +102,12 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _corrupt(path, error) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a whole safetensors file holds besides its tensors."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

@@ -9,21 +9,25 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapters.config import active_adapter
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
-from llama_adapter_edu.files.download import adapter_folder, base_name
-from llama_adapter_edu.files.lit import LITGPT_FILE, from_lit, is_lit, to_lit_llama, to_litgpt
+from llama_adapter_edu.files import safe_files
+from llama_adapter_edu.files.download import (
+    CONFIG_FILE,
+    LIT_LLAMA_FILE,
+    LITGPT_FILE,
+    OLD_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    adapter_folder,
+    base_name,
+)
+from llama_adapter_edu.files.lit import from_lit, is_lit, to_lit_llama, to_litgpt
 from llama_adapter_edu.files.official import PROMPTS as OFFICIAL_PROMPTS
 from llama_adapter_edu.files.official import load_official_adapter
-from llama_adapter_edu.files.own import CONFIG_FILE, WEIGHTS_FILE, from_own, to_own
+from llama_adapter_edu.files.own import from_own, to_own
 from llama_adapter_edu.files.peft import from_peft, to_peft
-from llama_adapter_edu.files.safe_files import (
-    AdapterFileError,
-    read_json,
-    read_pickled,
-    shown,
-    write_files,
-)
+from llama_adapter_edu.files.safe_files import AdapterFileError, shown
 from llama_adapter_edu.files.weights import AdapterWeights, base_shape, put_into, weights_of
 
 __all__ = [
@@ -64,7 +68,7 @@ def save_adapter(
             adapter; the message says what would be lost.
         OSError: the folder cannot be written (disk full, read-only); earlier files are intact.
     """
-    name = adapter_name or getattr(getattr(model, "adapter_state", None), "active", None)
+    name = adapter_name or active_adapter(model)
     if name is None:
         raise ValueError("the model has no active adapter to save: add one, or pass adapter_name.")
     if format not in FORMATS:
@@ -72,7 +76,9 @@ def save_adapter(
     weights = weights_of(model, name)
     if format != "llama_adapter_edu" and name in getattr(model, "vision", {}):
         raise ValueError(f"{format} holds no image encoder: what adapter {name!r} sees were lost.")
-    return write_files(folder, FORMATS[format](model, weights, base_model or base_name(model)))
+    return safe_files.write_files(
+        folder, FORMATS[format](model, weights, base_model or base_name(model))
+    )
 
 
 def load_adapter(
@@ -99,35 +105,54 @@ def load_adapter(
     return put_into(model, weights, adapter_name)
 
 
+def adapter_file(path: Path) -> Path:
+    """The one file by which an adapter's format is known: its settings, or a pickle of tensors.
+
+    `path` is a folder, or one of the files in it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        AdapterFileError: a folder holds several, or the file belongs to no format.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no adapter in {path}: there is no such file or folder (looked from {Path.cwd()})."
+        )
+    if path.name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE) and path.is_file():
+        return path.with_name(CONFIG_FILE)
+    if path.suffix == ".safetensors":
+        raise AdapterFileError(
+            f"{path} says nothing of its settings. Pass the folder, where it is {WEIGHTS_FILE} "
+            f"beside {CONFIG_FILE}."
+        )
+    if path.is_file():
+        return path
+    found = [name for name in (CONFIG_FILE, LITGPT_FILE, LIT_LLAMA_FILE) if (path / name).exists()]
+    if len(found) > 1:
+        raise AdapterFileError(
+            f"{path} holds several adapters, {' and '.join(found)}. Pass one of these files."
+        )
+    return path / (found or [CONFIG_FILE])[0]
+
+
 def _read(path: Path, model: PreTrainedModel) -> AdapterWeights:
     """The adapter in a folder or file, whichever format it is in."""
-    lit_file = path if path.is_file() else path / LITGPT_FILE
-    config_file = path / CONFIG_FILE
-    if lit_file.is_file():
-        if config_file.exists():
-            raise AdapterFileError(
-                f"{path} holds two adapters, {CONFIG_FILE} and {LITGPT_FILE}. Pass {lit_file}, or "
-                "move that file to a folder of its own."
-            )
-        return _read_pickled(lit_file, model)
-    if "peft_type" in read_json(config_file, "save_adapter"):
-        return from_peft(path, model)
-    return from_own(path, model)
-
-
-def _read_pickled(path: Path, model: PreTrainedModel) -> AdapterWeights:
-    tensors = read_pickled(path)
+    file = adapter_file(path)
+    if file.name == CONFIG_FILE:
+        is_peft = "peft_type" in safe_files.read_json(file, "save_adapter")
+        return (from_peft if is_peft else from_own)(file.parent, model)
+    tensors = safe_files.read_pickled(file)
     if OFFICIAL_PROMPTS in tensors:
         raise AdapterFileError(
-            f"{path} is from the authors' repository and does not say whether its gates go through "
+            f"{file} is from the authors' repository and does not say whether its gates go through "
             'tanh. Call load_official_adapter(model, path, gate_activation="tanh"), or "identity".'
         )
     if not is_lit(tensors):
         raise AdapterFileError(
-            f"{path} is no adapter file of litgpt, lit-llama or the authors: it holds "
+            f"{file} is no adapter file of litgpt, lit-llama or the authors: it holds "
             f"{shown(sorted(tensors))}."
         )
-    return from_lit(path, tensors, model)
+    return from_lit(file, tensors, model)
 
 
 FORMATS = {

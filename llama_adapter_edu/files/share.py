@@ -12,15 +12,42 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llama_adapter_edu.adapters.config import active_adapter
 from llama_adapter_edu.base_models.load import load_llama
-from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
-from llama_adapter_edu.files.download import adapter_folder, base_name
-from llama_adapter_edu.files.safe_files import AdapterFileError, read_json
-from llama_adapter_edu.files.save_load import CONFIG_FILE, load_adapter, save_adapter
+from llama_adapter_edu.files.download import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_folder,
+    base_name,
+    openable,
+)
+from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
+from llama_adapter_edu.files.save_load import adapter_file, load_adapter, save_adapter
 from llama_adapter_edu.files.weights import AdapterWeights, weights_of
 from llama_adapter_edu.hub_names import check_hub_id, hub_errors
 
 CARD_FILE = "README.md"
+CARD = """---
+{head}
+---
+
+# {title}
+
+A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
+topmost {layers} layers of its base model. It holds {trained:,} numbers and nothing of the base.
+
+* Base model: {bases}
+* Data: {data}
+* Files: in the format of {format}
+
+```python
+from llama_adapter_edu import {use}
+```
+
+| setting | value |
+|---|---|
+{rows}
+"""
 
 
 def push_to_hub(
@@ -66,7 +93,7 @@ def push_to_hub(
         raise ValueError("data should say what the adapter was trained on: an id or a sentence.")
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder, adapter_name, format, base_model=base_model)
-        weights = weights_of(model, adapter_name or model.adapter_state.active)
+        weights = weights_of(model, adapter_name or active_adapter(model))
         card = model_card(weights, repo_id, base_model, data, format, license)
         Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
         return _upload(folder, repo_id, private)
@@ -101,40 +128,33 @@ def model_card(
     except ValueError:
         datasets = None
     head = ModelCardData(
-        base_model=base_model,
+        base_model=openable(base_model),
         datasets=datasets,
         library_name="peft" if format == "peft" else "llama-adapter-edu",
         license=license,
         tags=["llama-adapter", "adaption-prompt"],
     )
-    config = asdict(weights.config)
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in config.items())
+    settings = asdict(weights.config).items()
     numbers = [*weights.prompts.values(), *weights.gates.values()]
-    trained = sum(tensor.numel() for tensor in numbers)
-    return f"""---
-{head.to_yaml()}
----
-
-# {repo_id.split("/")[1]}
-
-A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
-topmost {len(weights.prompts)} layers of [{base_model}](https://huggingface.co/{base_model}).
-It holds {trained:,} numbers and nothing of the base model.
-
-* Base model: [{base_model}](https://huggingface.co/{base_model})
-* Data: {data.strip()}
-* Files: in the format of {format}
-
-```python
-from llama_adapter_edu import from_pretrained
-
-model, tokenizer = from_pretrained("{repo_id}")
-```
-
-| setting | value |
-|---|---|
-{rows}
-"""
+    if format in ("llama_adapter_edu", "peft"):
+        use = f'from_pretrained\n\nmodel, tokenizer = from_pretrained("{repo_id}")'
+    else:  # no base model is named in these files
+        use = f'load_adapter, load_llama\n\nmodel, tokenizer = load_llama("{base_model}")\n'
+        use += f'load_adapter(model, "{repo_id}")'
+    return CARD.format(
+        head=head.to_yaml(),
+        title=repo_id.split("/")[1],
+        layers=len(weights.prompts),
+        trained=sum(tensor.numel() for tensor in numbers),
+        bases=" with the weights of ".join(
+            f"[{name}](https://huggingface.co/{name})"
+            for name in dict.fromkeys([openable(base_model), base_model])
+        ),
+        data=data.strip(),
+        format=format,
+        use=use,
+        rows="\n".join(f"| `{name}` | {value} |" for name, value in settings),
+    )
 
 
 def from_pretrained(
@@ -150,21 +170,22 @@ def from_pretrained(
         AdapterFileError: the adapter does not name its base model, or as `load_adapter`.
         Other errors as `load_adapter` and `load_llama`.
     """
-    folder = adapter_folder(source)
-    name = _base_of(folder)
-    model, tokenizer = load_llama(None if name == HUB_REPOSITORY else name, **options)
-    return load_adapter(model, folder, adapter_name), tokenizer
+    file = adapter_file(adapter_folder(source))
+    model, tokenizer = load_llama(_base_of(file), **options)
+    return load_adapter(model, file, adapter_name), tokenizer
 
 
-def _base_of(folder: Path) -> str:
+def _base_of(file: Path) -> str:
     """The hub id of the base model that an adapter's settings name. A path is not accepted."""
-    settings = read_json(folder / CONFIG_FILE, "save_adapter")
+    settings = read_json(file, "save_adapter") if file.name == CONFIG_FILE else {}
     name = settings.get("base_model") or settings.get("base_model_name_or_path")
     try:
         check_hub_id(name)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise AdapterFileError(
-            f"{folder / CONFIG_FILE} does not name its base model by a hub id, but by {name!r:.80}."
-            " Load the base with load_llama, then call load_adapter(model, folder)."
+            f"{file} does not name its base model by a hub id, but by {name!r:.80}. Load the base "
+            "with load_llama, then call load_adapter(model, folder)."
         ) from error
-    return name
+    weights = file.with_name(WEIGHTS_FILE)
+    exact = read_metadata(weights).get("base_model") if weights.is_file() else None
+    return exact if exact and openable(exact) == name else name

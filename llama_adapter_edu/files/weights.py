@@ -12,7 +12,10 @@ So a tanh can be computed once and stored, one gate can be copied to every head,
 of different heads cannot be put into one number.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from einops import repeat
@@ -21,9 +24,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
-from llama_adapter_edu.adapters.decoder import attention_layers, decoder_of
+from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
+from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
+
+
+class Layout(NamedTuple):
+    """How a format names the two tensors of a layer, given its number, and their shapes there."""
+
+    keys: Callable[[int], tuple[str, str]]
+    prompts: tuple[int, ...]
+    gate: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
     """
     layers = adapter_prompts(model, adapter_name).items()
     return AdapterWeights(
-        adapter_configs(model)[adapter_name],
+        replace(adapter_configs(model)[adapter_name], adapter_layers=len(layers)),
         {number: _copy(prompt.prompts) for number, prompt in layers},
         {number: _copy(prompt.gate) for number, prompt in layers},
     )
@@ -61,6 +73,45 @@ def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str)
             prompt.prompts.copy_(weights.prompts[number])
             prompt.gate.copy_(weights.gates[number])
     return model
+
+
+def as_tensors(weights: AdapterWeights, layout: Layout) -> dict[str, Tensor]:
+    """The adapter as the tensors of a file, by name; -1 in the layout's shapes is filled in."""
+    tensors = {}
+    for number, prompts in weights.prompts.items():
+        prompts_key, gate_key = layout.keys(number)
+        tensors[prompts_key] = prompts.reshape(layout.prompts)
+        tensors[gate_key] = weights.gates[number].reshape(layout.gate)
+    return tensors
+
+
+def from_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: AdaptionPromptConfig,
+    top: int,
+    layout: Layout,
+) -> AdapterWeights:
+    """The adapter in the tensors of the file `path`, for a model of `top` layers.
+
+    Raises:
+        AdapterFileError: they are not exactly those of the layout, or not finite floats.
+    """
+    if config.adapter_layers > top:
+        raise AdapterFileError(
+            f"{path}: {config.adapter_layers} layers have prompts, but the model has {top}."
+        )
+    layers = range(top - config.adapter_layers, top)
+    shapes = {}
+    for number in layers:
+        shapes |= zip(layout.keys(number), (layout.prompts, layout.gate), strict=True)
+    check_tensors(path, tensors, shapes, FLOATS)
+    prompts, gates = {}, {}
+    for number in layers:
+        prompts_key, gate_key = layout.keys(number)
+        prompts[number] = tensors[prompts_key].float().reshape(layout.prompts[-2:])
+        gates[number] = tensors[gate_key].float().flatten()
+    return AdapterWeights(config, prompts, gates)
 
 
 def fold_tanh(weights: AdapterWeights) -> AdapterWeights:
@@ -99,23 +150,5 @@ def one_gate_per_head(weights: AdapterWeights, n_heads: int) -> AdapterWeights:
 
 def base_shape(model: PreTrainedModel) -> dict:
     """What of the base model an adapter depends on."""
-    config = decoder_of(model).config
-    return {
-        "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-    }
-
-
-def top_layers(model: PreTrainedModel, adapter_layers: int) -> range:
-    """The numbers of the topmost `adapter_layers` layers.
-
-    Raises:
-        ValueError: the model has fewer.
-    """
-    n_layers = len(attention_layers(model))
-    if adapter_layers > n_layers:
-        raise ValueError(f"{adapter_layers} layers have prompts, but the model has {n_layers}")
-    return range(n_layers - adapter_layers, n_layers)
+    names = "model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads"
+    return {name: getattr(decoder_of(model).config, name) for name in names.split()}
