@@ -576,6 +576,16 @@ def change(folder: Path, what: str) -> None:
     elif what == "shard":
         index = {"weight_map": {"a": "model.safetensors", "b": "part-2.safetensors"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif what == "index":
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    elif what == "cut":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif what == "both":
+        (folder / "adapter_config.json").write_text('{"format": "llama_adapter_edu/1"}')
+    elif what in ("vision", "shape"):
+        new = {"model_type": "clip"} if what == "vision" else {"intermediate_size": 32}
+        config = json.loads((folder / "config.json").read_text()) | new
+        (folder / "config.json").write_text(json.dumps(config))
     elif what == "weight":
         tensors = load_file(weights)
         del tensors["model.norm.weight"]
@@ -598,6 +608,15 @@ def change(folder: Path, what: str) -> None:
         ("adapter", FileNotFoundError, "holds an adapter, not a model.*load_adapter"),
         ("pickle", OSError, "only as pytorch_model.bin, a pickle.*Expected .*safetensors"),
         ("weight", OSError, "lacks 1 of the model's weights, the first is model.norm.weight"),
+        ("index", OSError, r"index.json is broken. Save the model again"),
+        (
+            "cut",
+            OSError,
+            r"cannot be loaded, its files are broken.*incomplete.*save the model again",
+        ),
+        ("shape", OSError, "its weights have other shapes than its config.json"),
+        ("both", OSError, "holds a model and an adapter. Move adapter_config.json"),
+        ("vision", ValueError, "is no language model"),
         ("code", ValueError, "Python code from its own repository, which load_llama never runs"),
     ],
 )

@@ -9,11 +9,13 @@ It is downloaded and converted once and loads from the cache afterwards, without
 `course_llama.py` says where it comes from, where it is kept, and how to put it there by hand.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -55,6 +57,7 @@ def load_llama(
     """
     _check_dtype(dtype)
     _check_device(device)
+    cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
     if name is None or name == HUB_REPOSITORY:
         source, offline = str(course_llama(cache_dir)), True
     else:
@@ -73,14 +76,25 @@ def load_llama(
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
+    """transformers' errors that advise to run code, list all its models, or name no remedy."""
     try:
         yield
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
+    except (SafetensorError, json.JSONDecodeError, RuntimeError, ValueError) as error:
+        said = str(error).strip().split("\n")[0][:200]
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source} needs Python code from its own repository, which load_llama never runs. "
+                "Choose a model that transformers itself has."
+            ) from error
+        if "Unrecognized configuration class" in said:
+            raise ValueError(f"{source} is no language model: {said}") from error
+        if "mismatch" in str(error):
+            said = "its weights have other shapes than its config.json says"
+        elif not isinstance(error, (SafetensorError, json.JSONDecodeError)):
             raise
-        raise ValueError(
-            f"{source} needs Python code from its own repository, which load_llama never runs. "
-            "Choose a model that transformers itself has."
+        raise OSError(
+            f"{source} cannot be loaded, its files are broken or of different models: {said}. "
+            "Download or save the model again."
         ) from error
 
 
@@ -127,7 +141,7 @@ def _check_device(device: str | torch.device) -> None:
 
 
 def _fill_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Padding is masked, so any token serves. "unknown" is the one least confused with a word."""
+    """Padding is masked, so any token serves. "unknown" is the one that texts hold least."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if model.generation_config.pad_token_id is None:

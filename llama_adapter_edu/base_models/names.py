@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llama_adapter_edu.hub_names import hub_errors, local_path
 
+INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -39,10 +40,17 @@ def _check_folder(folder: Path) -> None:
     _refuse_adapter(str(folder), files)
     if "config.json" in files:
         _refuse_pickles(str(folder), files)
+        if "adapter_config.json" in files:  # transformers would try to load both
+            raise FileExistsError(
+                f"{folder} holds a model and an adapter. Move adapter_config.json and the "
+                "adapter's weights to a folder of their own."
+            )
     weights = {"model.safetensors"}
-    if "model.safetensors.index.json" in files:
-        index = (folder / "model.safetensors.index.json").read_text(encoding="utf-8")
-        weights = set(json.loads(index)["weight_map"].values())
+    if INDEX in files:
+        try:
+            weights = {*json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(f"{folder / INDEX} is broken. Save the model again.") from error
     missing = sorted(({"config.json"} | weights) - files)
     if not files & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
         missing.append("tokenizer.json")

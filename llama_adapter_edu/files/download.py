@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY, ORIGINAL
+from llama_adapter_edu.files.safe_files import AdapterFileError
 from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -33,13 +34,12 @@ def download_adapter(
 
     Raises:
         ValueError: malformed id.
-        FileNotFoundError: no such repository or revision that you may see, or no adapter in it.
-        PermissionError: its conditions were not accepted.
-        ConnectionError: it is not in the cache, and the hub does not answer.
+        FileNotFoundError: there is no adapter in it. Others as `hub_errors`.
     """
     from huggingface_hub import snapshot_download
 
     check_hub_id(name)
+    cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
     with quiet(), hub_errors(name, "adapter", "pass a folder that exists"):
         folder = snapshot_download(
             name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
@@ -49,10 +49,38 @@ def download_adapter(
     return Path(folder)
 
 
-def adapter_folder(source: str | os.PathLike) -> Path:
-    """Where an adapter is on this computer, fetched from the hub if `source` is an id of it."""
-    path = local_path(source)
-    return download_adapter(os.fspath(source)) if path is None else path
+def adapter_file(source: str | os.PathLike) -> Path:
+    """The file that tells an adapter's format: its settings, or a `.pth` file of tensors.
+
+    Args:
+        source: a folder, one of the files in it, or an id of the hub: it is fetched then.
+
+    Raises:
+        FileNotFoundError: there is nothing at that place.
+        AdapterFileError: a folder holds several adapters, or a file lies apart from its settings.
+        Others as `download_adapter`.
+    """
+    path = local_path(source) or download_adapter(os.fspath(source))
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no adapter in {path}: there is no such file or folder (looked from {Path.cwd()})."
+        )
+    if path.is_dir():
+        kinds = CONFIG_FILE, LITGPT_FILE, LIT_LLAMA_FILE
+        found = [name for name in kinds if (path / name).exists()] or [CONFIG_FILE]
+        if len(found) > 1:
+            raise AdapterFileError(
+                f"{path} holds several adapters, {' and '.join(found)}. Pass one of these files."
+            )
+        return path / found[0]
+    if path.name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
+        return path.with_name(CONFIG_FILE)
+    if path.suffix == ".safetensors":
+        raise AdapterFileError(
+            f"{path} says nothing of its settings. Pass a folder with {WEIGHTS_FILE} and "
+            f"{CONFIG_FILE} in it."
+        )
+    return path
 
 
 def base_name(model: PreTrainedModel) -> str | None:

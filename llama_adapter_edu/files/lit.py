@@ -11,27 +11,25 @@ and so do we. litgpt finds K and L in its own settings, not in the file: set
 adapter_prompt_length=K, adapter_start_layer=N - L)`.
 """
 
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files.download import LIT_LLAMA_FILE, LITGPT_FILE
-from llama_adapter_edu.files.safe_files import AdapterFileError, shown
+from llama_adapter_edu.files.safe_files import AdapterFileError, as_pickle
 from llama_adapter_edu.files.weights import (
     AdapterWeights,
     Layout,
     as_tensors,
     base_shape,
-    fold_tanh,
     from_tensors,
-    one_gate_per_head,
+    refuse_more,
+    without_tanh,
 )
 
 PROMPTS, GATE = "adapter_wte.weight", "gating_factor"
@@ -40,7 +38,7 @@ KEY = re.compile(rf"transformer\.h\.(0|[1-9][0-9]{{0,5}})\.attn\.(?:{re.escape(P
 
 def to_litgpt(model: PreTrainedModel, weights: AdapterWeights, base_model: str | None) -> dict:
     """The content of litgpt's file, by its name. What tanh makes of a gate is stored."""
-    return {LITGPT_FILE: _saved({"model": _tensors(model, weights, (1, 1, -1, 1))})}
+    return {LITGPT_FILE: as_pickle({"model": _tensors(model, weights, (1, 1, -1, 1))})}
 
 
 def to_lit_llama(model: PreTrainedModel, weights: AdapterWeights, base_model: str | None) -> dict:
@@ -48,22 +46,15 @@ def to_lit_llama(model: PreTrainedModel, weights: AdapterWeights, base_model: st
     shape = base_shape(model)
     if shape["num_key_value_heads"] != shape["num_attention_heads"]:
         raise ValueError("lit-llama has no grouped key/value heads: save this one for litgpt.")
-    return {LIT_LLAMA_FILE: _saved(_tensors(model, weights, (1, -1, 1, 1)))}
+    return {LIT_LLAMA_FILE: as_pickle(_tensors(model, weights, (1, -1, 1, 1)))}
 
 
-def _tensors(
-    model: PreTrainedModel, weights: AdapterWeights, gate: tuple[int, ...]
-) -> dict[str, Tensor]:
+def _tensors(model: PreTrainedModel, weights: AdapterWeights, gate_shape: tuple) -> dict:
     if problem := _lit_differs(model):
         raise ValueError(f"litgpt cannot use this adapter: {problem}.")
-    weights = one_gate_per_head(fold_tanh(weights), base_shape(model)["num_attention_heads"])
-    return as_tensors(weights, Layout(_keys, (weights.config.adapter_len, -1), gate))
-
-
-def _saved(content: dict) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
+    n_heads = base_shape(model)["num_attention_heads"]
+    layout = Layout(_keys, (weights.config.adapter_len, -1), gate_shape)
+    return as_tensors(without_tanh(weights, "per_head", n_heads, "litgpt"), layout)
 
 
 def is_lit(tensors: Mapping[str, Tensor]) -> bool:
@@ -73,11 +64,7 @@ def is_lit(tensors: Mapping[str, Tensor]) -> bool:
 
 def from_lit(path: Path, tensors: Mapping[str, Tensor], model: PreTrainedModel) -> AdapterWeights:
     """The adapter in a file of litgpt or lit-llama, for this model."""
-    if extra := sorted(name for name in tensors if not KEY.fullmatch(name)):
-        raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be of "
-            "LLaMA-Adapter V2, whose biases and scales have no place here and would be lost."
-        )
+    refuse_more(path, tensors, KEY)
     if problem := _lit_differs(model):
         raise AdapterFileError(f"{path} is litgpt's, which computes otherwise here: {problem}.")
     shape = base_shape(model)
@@ -89,9 +76,9 @@ def from_lit(path: Path, tensors: Mapping[str, Tensor], model: PreTrainedModel) 
             f"{path} does not fit this model: prompts (p m) expected from layer {start} to its last"
             f" layer, {n_layers - 1}."
         )
-    gate_shapes = (1, 1, n_heads, 1), (1, n_heads, 1, 1), (1,)
-    found = None if gate is None else tuple(gate.shape)
-    gate_shape = found if found in gate_shapes else gate_shapes[0]
+    gate_shape = None if gate is None else tuple(gate.shape)
+    if gate_shape not in ((1, n_heads, 1, 1), (1,)):
+        gate_shape = 1, 1, n_heads, 1
     config = AdaptionPromptConfig(len(first), n_layers - start, gate_activation="identity")
     layout = Layout(_keys, (len(first), shape["hidden_size"]), gate_shape)
     return from_tensors(path, tensors, config, n_layers, layout)

@@ -8,11 +8,9 @@ inference code by the gate itself, and both read the same file. Before April 202
 at all. So the caller has to say which.
 
 **Why prompts need no permutation.** Meta's LLaMA rotates neighbouring numbers of a head, (0, 1),
-(2, 3), ...; transformers rotates (0, d/2), (1, d/2 + 1), .... So the rows of Meta's query and key
-projections are put into another order, within each head, when a LLaMA is converted. Scores are
-sums over these rows: with query *and* key in the new order every score stays as it was. A prompt
-is a vector of the model width, from before the projection, and has no such rows. A gate belongs to
-a head, and the order of heads stays. So both are taken as they are.
+(2, 3), ...; transformers rotates (0, d/2), (1, d/2 + 1), .... So a conversion reorders the rows of
+the query and key projections, within each head; their products, the scores, stay as they were. A
+prompt comes before the projections and a gate belongs to a whole head: both are taken as they are.
 """
 
 import os
@@ -24,18 +22,18 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
-from llama_adapter_edu.files.safe_files import AdapterFileError, read_pickled, shown
+from llama_adapter_edu.files.safe_files import AdapterFileError, read_pickled
 from llama_adapter_edu.files.weights import (
     AdapterWeights,
     Layout,
     base_shape,
     from_tensors,
     put_into,
+    refuse_more,
 )
 
 PROMPTS = "adapter_query.weight"
-GATE = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.attention\.gate")
+KEY = re.compile(rf"{re.escape(PROMPTS)}|layers\.(0|[1-9][0-9]{{0,5}})\.attention\.gate")
 
 
 def load_official_adapter(
@@ -67,8 +65,6 @@ def load_official_adapter(
         raise ValueError(f"the authors' adapters are for LLaMA, this is {shape['model_type']}.")
     path = Path(os.path.expanduser(path))
     weights = from_official(path, read_pickled(path), shape, adapter_len, gate_activation)
-    n_layers = shape["num_hidden_layers"]
-    check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
     return put_into(model, weights, adapter_name)
 
 
@@ -79,11 +75,7 @@ def from_official(
     prompts = tensors.get(PROMPTS)
     if prompts is None or prompts.ndim != 2:
         raise AdapterFileError(f"{path} is not the authors' format: no {PROMPTS} ((l p) m) in it.")
-    if extra := sorted(n for n in tensors if n != PROMPTS and not GATE.fullmatch(n)):
-        raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be a whole "
-            "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
-        )
+    refuse_more(path, tensors, KEY)
     n_layers, n_adapted = shape["num_hidden_layers"], len(prompts) / adapter_len
     if n_adapted not in range(1, n_layers + 1):
         raise AdapterFileError(

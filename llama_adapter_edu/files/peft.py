@@ -28,9 +28,9 @@ from llama_adapter_edu.files.weights import (
     AdapterWeights,
     Layout,
     as_tensors,
-    fold_tanh,
+    base_shape,
     from_tensors,
-    one_gate_per_layer,
+    without_tanh,
 )
 
 KIND = "ADAPTION_PROMPT"
@@ -41,7 +41,8 @@ def to_peft(model: PreTrainedModel, weights: AdapterWeights, base_model: str | N
     """The content of PEFT's two files, by file name. A tanh gate is stored as what it comes to."""
     if problem := _peft_differs(model):
         raise ValueError(f"PEFT cannot use this adapter: {problem}.")
-    weights = one_gate_per_layer(fold_tanh(weights), "PEFT")
+    n_heads = base_shape(model)["num_attention_heads"]
+    weights = without_tanh(weights, "per_layer", n_heads, "PEFT")
     config = {
         "peft_type": KIND,
         "task_type": "CAUSAL_LM",

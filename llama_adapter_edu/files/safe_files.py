@@ -1,5 +1,6 @@
 """Files of adapters: written whole or not at all, and read without running what is in them."""
 
+import io
 import json
 import os
 import pickle
@@ -64,13 +65,15 @@ def as_json(settings: dict) -> bytes:
     return (json.dumps(settings, indent=2) + "\n").encode()
 
 
-def read_json(path: Path, writer: str) -> dict:
-    """The settings in a JSON file; `writer` names in errors who should have written it.
+def as_pickle(content: dict) -> bytes:
+    """The content of a file of `torch.save`."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        AdapterFileError: it is no JSON object.
-    """
+
+def read_json(path: Path, writer: str) -> dict:
+    """The settings in a JSON file; `writer` names in errors who should have written it."""
     check_exists(path)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -83,20 +86,13 @@ def read_json(path: Path, writer: str) -> dict:
 
 def not_settings(path: Path, writer: str, error: Exception) -> AdapterFileError:
     """The error of a settings file that is something else, or broken."""
-    reason = repr(error)
-    reason = reason if len(reason) < 400 else f"{reason[:300]}..."
     return AdapterFileError(
-        f"{path} is not the settings file of an adapter saved by {writer}: {reason}."
+        f"{path} is not the settings file of an adapter saved by {writer}: {error!r:.300}."
     )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        AdapterFileError: it is no whole safetensors file.
-    """
+    """The tensors of a safetensors file, by name; AdapterFileError if it is no whole one."""
     check_exists(path)
     try:
         return load_file(path)

@@ -1,7 +1,8 @@
 """Adapters on disk: `save_adapter` and `load_adapter`, in this library's format and in others'.
 
-What the formats hold is in `own.py`, `peft.py`, `lit.py` and
-`official.py`. Whatever is loaded is checked before the model is touched.
+What the formats hold is in `own.py`, `peft.py`, `lit.py` and `official.py`. Each has functions from
+`AdapterWeights` to the content of its files and back; the way back raises AdapterFileError for what
+is corrupt or does not fit the model. Whatever is loaded is checked before the model is touched.
 """
 
 import os
@@ -11,24 +12,15 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import active_adapter
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
 from llama_adapter_edu.files import safe_files
-from llama_adapter_edu.files.download import (
-    CONFIG_FILE,
-    LIT_LLAMA_FILE,
-    LITGPT_FILE,
-    OLD_WEIGHTS_FILE,
-    WEIGHTS_FILE,
-    adapter_folder,
-    base_name,
-)
+from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
 from llama_adapter_edu.files.lit import from_lit, is_lit, to_lit_llama, to_litgpt
 from llama_adapter_edu.files.official import PROMPTS as OFFICIAL_PROMPTS
 from llama_adapter_edu.files.official import load_official_adapter
 from llama_adapter_edu.files.own import from_own, to_own
 from llama_adapter_edu.files.peft import from_peft, to_peft
 from llama_adapter_edu.files.safe_files import AdapterFileError, shown
-from llama_adapter_edu.files.weights import AdapterWeights, base_shape, put_into, weights_of
+from llama_adapter_edu.files.weights import AdapterWeights, put_into, weights_of
 
 __all__ = [
     "CONFIG_FILE",
@@ -87,8 +79,8 @@ def load_adapter(
     """Add a saved adapter to a base model of the same shape, in place, and make it the active one.
 
     Args:
-        source: what `save_adapter` wrote in any format, or PEFT, litgpt or lit-llama: a folder or
-            a `.pth` file. Or the id of such a folder on the Hugging Face hub, as "owner/name".
+        source: a folder that `save_adapter` wrote in any format, or that is PEFT's, litgpt's or
+            lit-llama's, or one of the files in it. Or its id on the Hugging Face hub, "owner/name".
 
     Raises:
         FileNotFoundError: the folder, one of its files, or the repository does not exist.
@@ -99,45 +91,11 @@ def load_adapter(
         In each case the model is as it was.
     """
     attention_layers(model)
-    weights = _read(adapter_folder(source), model)
-    n_layers = base_shape(model)["num_hidden_layers"]
-    check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
-    return put_into(model, weights, adapter_name)
+    return put_into(model, _read(adapter_file(source), model), adapter_name)
 
 
-def adapter_file(path: Path) -> Path:
-    """The one file by which an adapter's format is known: its settings, or a pickle of tensors.
-
-    `path` is a folder, or one of the files in it.
-
-    Raises:
-        FileNotFoundError: there is none.
-        AdapterFileError: a folder holds several, or the file belongs to no format.
-    """
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no adapter in {path}: there is no such file or folder (looked from {Path.cwd()})."
-        )
-    if path.name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE) and path.is_file():
-        return path.with_name(CONFIG_FILE)
-    if path.suffix == ".safetensors":
-        raise AdapterFileError(
-            f"{path} says nothing of its settings. Pass the folder, where it is {WEIGHTS_FILE} "
-            f"beside {CONFIG_FILE}."
-        )
-    if path.is_file():
-        return path
-    found = [name for name in (CONFIG_FILE, LITGPT_FILE, LIT_LLAMA_FILE) if (path / name).exists()]
-    if len(found) > 1:
-        raise AdapterFileError(
-            f"{path} holds several adapters, {' and '.join(found)}. Pass one of these files."
-        )
-    return path / (found or [CONFIG_FILE])[0]
-
-
-def _read(path: Path, model: PreTrainedModel) -> AdapterWeights:
-    """The adapter in a folder or file, whichever format it is in."""
-    file = adapter_file(path)
+def _read(file: Path, model: PreTrainedModel) -> AdapterWeights:
+    """The adapter that a file of settings or tensors belongs to, whichever format it is in."""
     if file.name == CONFIG_FILE:
         is_peft = "peft_type" in safe_files.read_json(file, "save_adapter")
         return (from_peft if is_peft else from_own)(file.parent, model)

@@ -14,40 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapters.config import active_adapter
 from llama_adapter_edu.base_models.load import load_llama
-from llama_adapter_edu.files.download import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    adapter_folder,
-    base_name,
-    openable,
-)
+from llama_adapter_edu.files.download import adapter_file, base_name, openable
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
-from llama_adapter_edu.files.save_load import adapter_file, load_adapter, save_adapter
+from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from llama_adapter_edu.files.weights import AdapterWeights, weights_of
 from llama_adapter_edu.hub_names import check_hub_id, hub_errors
-
-CARD_FILE = "README.md"
-CARD = """---
-{head}
----
-
-# {title}
-
-A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
-topmost {layers} layers of its base model. It holds {trained:,} numbers and nothing of the base.
-
-* Base model: {bases}
-* Data: {data}
-* Files: in the format of {format}
-
-```python
-from llama_adapter_edu import {use}
-```
-
-| setting | value |
-|---|---|
-{rows}
-"""
 
 
 def push_to_hub(
@@ -81,6 +52,8 @@ def push_to_hub(
         PermissionError: you are not logged in, or may not write there.
         ConnectionError: the hub does not answer.
     """
+    from huggingface_hub import HfApi
+
     check_hub_id(repo_id)
     base_model = base_model or base_name(model)
     if base_model is None:
@@ -95,19 +68,11 @@ def push_to_hub(
         save_adapter(model, folder, adapter_name, format, base_model=base_model)
         weights = weights_of(model, adapter_name or active_adapter(model))
         card = model_card(weights, repo_id, base_model, data, format, license)
-        Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
-        return _upload(folder, repo_id, private)
-
-
-def _upload(folder: str, repo_id: str, private: bool | None) -> str:
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    with hub_errors(repo_id, "adapter", writing=True):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="LLaMA-Adapter"
-        )
+        Path(folder, "README.md").write_text(card, encoding="utf-8")
+        with hub_errors(repo_id, "adapter", writing=True):
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(repo_id=repo_id, folder_path=folder)
     return str(done.commit_url)
 
 
@@ -127,34 +92,43 @@ def model_card(
         datasets, data = [data], f"[{data}](https://huggingface.co/datasets/{data})"
     except ValueError:
         datasets = None
+    base = openable(base_model)
     head = ModelCardData(
-        base_model=openable(base_model),
+        base_model=base,
         datasets=datasets,
         library_name="peft" if format == "peft" else "llama-adapter-edu",
         license=license,
         tags=["llama-adapter", "adaption-prompt"],
     )
-    settings = asdict(weights.config).items()
-    numbers = [*weights.prompts.values(), *weights.gates.values()]
-    if format in ("llama_adapter_edu", "peft"):
-        use = f'from_pretrained\n\nmodel, tokenizer = from_pretrained("{repo_id}")'
-    else:  # no base model is named in these files
-        use = f'load_adapter, load_llama\n\nmodel, tokenizer = load_llama("{base_model}")\n'
-        use += f'load_adapter(model, "{repo_id}")'
-    return CARD.format(
-        head=head.to_yaml(),
-        title=repo_id.split("/")[1],
-        layers=len(weights.prompts),
-        trained=sum(tensor.numel() for tensor in numbers),
-        bases=" with the weights of ".join(
-            f"[{name}](https://huggingface.co/{name})"
-            for name in dict.fromkeys([openable(base_model), base_model])
-        ),
-        data=data.strip(),
-        format=format,
-        use=use,
-        rows="\n".join(f"| `{name}` | {value} |" for name, value in settings),
+    settings = "\n".join(
+        f"| `{name}` | {value} |" for name, value in asdict(weights.config).items()
     )
+    trained = sum(part.numel() for part in (*weights.prompts.values(), *weights.gates.values()))
+    return f"""---
+{head.to_yaml()}
+---
+
+# {repo_id.split("/")[1]}
+
+A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
+topmost {len(weights.prompts)} layers of [{base}](https://huggingface.co/{base}).
+It holds {trained:,} numbers and nothing of the base model.
+
+* Base model: [{base}](https://huggingface.co/{base})
+* Data: {data.strip()}
+* Files: in the format of {format}
+
+```python
+from llama_adapter_edu import load_adapter, load_llama
+
+model, tokenizer = load_llama("{base_model}")
+load_adapter(model, "{repo_id}")
+```
+
+| setting | value |
+|---|---|
+{settings}
+"""
 
 
 def from_pretrained(
@@ -170,7 +144,7 @@ def from_pretrained(
         AdapterFileError: the adapter does not name its base model, or as `load_adapter`.
         Other errors as `load_adapter` and `load_llama`.
     """
-    file = adapter_file(adapter_folder(source))
+    file = adapter_file(source)
     model, tokenizer = load_llama(_base_of(file), **options)
     return load_adapter(model, file, adapter_name), tokenizer
 

@@ -12,13 +12,13 @@ So a tanh can be computed once and stored, one gate can be copied to every head,
 of different heads cannot be put into one number.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
-from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors
+from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
 
 
@@ -66,7 +66,11 @@ def _copy(parameter: Tensor) -> Tensor:
 
 
 def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str) -> PreTrainedModel:
-    """Add the adapter to a model whose shape it fits, in place, and make it the active one."""
+    """Add the adapter to a model whose shape it fits, in place, and make it the active one.
+
+    Raises:
+        ValueError: the name is taken or malformed. The model is as it was.
+    """
     add_adaption_prompts(model, weights.config, adapter_name)
     with torch.no_grad():
         for number, prompt in adapter_prompts(model, adapter_name).items():
@@ -114,38 +118,35 @@ def from_tensors(
     return AdapterWeights(config, prompts, gates)
 
 
-def fold_tanh(weights: AdapterWeights) -> AdapterWeights:
-    """The same adapter with identity gates: what the activation makes of a gate is stored."""
-    activation = GATE_ACTIVATIONS[weights.config.gate_activation]
-    config = replace(weights.config, gate_activation="identity")
-    gates = {number: activation(gate) for number, gate in weights.gates.items()}
-    return replace(weights, config=config, gates=gates)
-
-
-def one_gate_per_layer(weights: AdapterWeights, format: str) -> AdapterWeights:
-    """The same adapter with one gate a layer, for a format that holds no more.
+def without_tanh(weights: AdapterWeights, gate: str, n_heads: int, format: str) -> AdapterWeights:
+    """The same adapter for a format that multiplies by the gate itself, "per_head" or "per_layer".
 
     Raises:
-        ValueError: the heads of a layer have different gates.
+        ValueError: the format has one gate a layer, and the heads of a layer have different ones.
     """
-    for number, gate in weights.gates.items():
-        if (gate != gate[0]).any():
-            raise ValueError(
-                f"{format} has one gate a layer, but the heads of layer {number} have gates from "
-                f"{gate.min():.3f} to {gate.max():.3f}: what each head learnt would be lost. Train "
-                'with AdaptionPromptConfig(gate="per_layer"), or save in another format.'
-            )
-    config = replace(weights.config, gate="per_layer")
-    return replace(weights, config=config, gates={n: g[:1] for n, g in weights.gates.items()})
-
-
-def one_gate_per_head(weights: AdapterWeights, n_heads: int) -> AdapterWeights:
-    """The same adapter with a gate for each head."""
-    if weights.config.gate == "per_head":
-        return weights
-    config = replace(weights.config, gate="per_head")
-    gates = {number: repeat(gate, "1 -> h", h=n_heads) for number, gate in weights.gates.items()}
+    activation = GATE_ACTIVATIONS[weights.config.gate_activation]
+    gates = {number: activation(gate).expand(n_heads) for number, gate in weights.gates.items()}
+    if gate == "per_layer":
+        for number, heads in gates.items():
+            if (heads != heads[0]).any():
+                raise ValueError(
+                    f"{format} has one gate a layer, but the heads of layer {number} have gates "
+                    f"from {heads.min():.3f} to {heads.max():.3f}: what each head learnt would be "
+                    'lost. Train with AdaptionPromptConfig(gate="per_layer"), or save in another '
+                    "format."
+                )
+        gates = {number: heads[:1] for number, heads in gates.items()}
+    config = replace(weights.config, gate=gate, gate_activation="identity")
     return replace(weights, config=config, gates=gates)
+
+
+def refuse_more(path: Path, names: Iterable[str], known: re.Pattern) -> None:
+    """Raise AdapterFileError if a file has other tensors than an adapter's prompts and gates."""
+    if more := sorted(name for name in names if not known.fullmatch(name)):
+        raise AdapterFileError(
+            f"{path} holds more than prompts and gates, as {shown(more[0])}: it may be a whole "
+            "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
+        )
 
 
 def base_shape(model: PreTrainedModel) -> dict:
