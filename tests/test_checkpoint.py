@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 
 from llama_adapter_edu import (
@@ -87,6 +88,13 @@ def test_a_half_precision_base_keeps_float32_on_disk(tiny, tmp_path):
     again = load_adapter(tiny(dtype=torch.bfloat16), tmp_path)
     for number, prompt in adapter_prompts(again, "default").items():
         assert torch.equal(prompt.prompts, adapter_prompts(model, "default")[number].prompts)
+
+
+def test_an_offloaded_model_is_saved_whole(adapted, tiny, words, tmp_path):
+    before = logits(adapted, words)
+    cpu_offload(adapted, execution_device="cpu")  # its numbers lie elsewhere until a layer runs
+    save_adapter(adapted, tmp_path)
+    assert torch.equal(logits(load_adapter(tiny(), tmp_path), words), before)
 
 
 def test_the_adapter_of_that_name_is_saved_and_loaded_beside_others(adapted, words, tmp_path):

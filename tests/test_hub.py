@@ -114,20 +114,27 @@ def test_only_an_adapters_files_are_fetched(server, adapted, tiny):
     assert fetched == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-@pytest.mark.parametrize("format", ["llama_adapter_edu", "peft"])
-def test_from_pretrained_brings_the_base_model_too(fresh_llama, tmp_path, format):
+def test_from_pretrained_brings_the_base_model_too(fresh_llama, tmp_path):
     model, tokenizer = fresh_llama
     add_adaption_prompts(model, CONFIG)
     for prompt in adapter_prompts(model, "default").values():
         torch.nn.init.normal_(prompt.gate)
-    save_adapter(model, tmp_path, format=format)
-    settings = json.loads((tmp_path / CONFIG_FILE).read_text())
-    named = settings["base_model_name_or_path" if format == "peft" else "base_model"]
-    assert named == "HuggingFaceTB/SmolLM2-135M-Instruct"  # a GGUF repository opens nowhere else
-    again, its_tokenizer = from_pretrained(tmp_path, "home", dtype=torch.float32)
-    assert list(adapter_configs(again)) == ["home"]
-    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-4)
-    assert its_tokenizer("Hello").input_ids == tokenizer("Hello").input_ids
+    for format, name in [("llama_adapter_edu", "base_model"), ("peft", "base_model_name_or_path")]:
+        save_adapter(model, tmp_path / format, format=format)
+        settings = json.loads((tmp_path / format / CONFIG_FILE).read_text())
+        # The repository with the course's GGUF file opens in no other library.
+        assert settings[name] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        again, its_tokenizer = from_pretrained(tmp_path / format, "home", dtype=torch.float32)
+        assert list(adapter_configs(again)) == ["home"]
+        torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-4)
+        assert its_tokenizer("Hello").input_ids == tokenizer("Hello").input_ids
+
+
+def test_from_pretrained_names_broken_weights(adapted, tmp_path):
+    save_adapter(adapted, tmp_path, base_model=BASE)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(AdapterFileError, match="corrupt or was cut short"):
+        from_pretrained(tmp_path)
 
 
 def test_an_adapter_of_the_original_does_not_get_the_courses_weights(server, adapted, tmp_path):
@@ -282,6 +289,8 @@ def test_a_missing_folder_is_not_looked_up_on_the_hub(server, adapted, tiny, tmp
     (tmp_path / "here").mkdir()
     server.asked.clear()
     load = LOADERS[load] or (lambda _, x: load_llama(x))
-    with pytest.raises(FileNotFoundError, match=r"no adapter in|There is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"no adapter in|There is no folder") as raised:
         load(tiny(), name)
     assert not server.asked
+    could_be_an_id = name in ("runs/my-adapter", "here/mine")
+    assert ("It is not looked up on the Hugging Face hub" in str(raised.value)) == could_be_an_id

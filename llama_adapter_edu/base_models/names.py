@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from llama_adapter_edu.hub_names import hub_errors, local_path
+from llama_adapter_edu.hub_names import hub_errors, local_path, why_local
 
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -26,8 +26,8 @@ def check_model_name(name: str | os.PathLike, cache_dir: str | os.PathLike | Non
         return _check_hub(os.fspath(name), cache_dir)
     if not path.exists():
         raise FileNotFoundError(
-            f"There is no folder {name} (looked from {Path.cwd()}). Expected a model's folder, or "
-            "its id on the Hugging Face hub, as in 'owner/name'."
+            f"There is no folder {name} (looked from {Path.cwd()}).{why_local(path)} Expected a "
+            "model's folder, or its id on the Hugging Face hub, as in 'owner/name'."
         )
     _check_folder(path)
     return True

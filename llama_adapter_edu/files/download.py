@@ -4,15 +4,18 @@ A fetched adapter is data. Only the files named in `FILES` are downloaded, no co
 is run, and a base model's name out of one has to be an id of the hub, never a path.
 """
 
+import json
 import os
 from pathlib import Path
 
+from safetensors.torch import save
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY, ORIGINAL
 from llama_adapter_edu.files.safe_files import AdapterFileError
-from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet
+from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet, why_local
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 OLD_WEIGHTS_FILE = "adapter_model.bin"
@@ -64,6 +67,7 @@ def adapter_file(source: str | os.PathLike) -> Path:
     if not path.exists():
         raise FileNotFoundError(
             f"no adapter in {path}: there is no such file or folder (looked from {Path.cwd()})."
+            + why_local(path)
         )
     if path.is_dir():
         kinds = CONFIG_FILE, LITGPT_FILE, LIT_LLAMA_FILE
@@ -102,6 +106,15 @@ def openable(base_model: str | None) -> str | None:
     return ORIGINAL if base_model == HUB_REPOSITORY else base_model
 
 
-def exact_base(base_model: str | None) -> dict[str, str]:
-    """What `from_pretrained` needs to know besides the openable id, for the weights' metadata."""
-    return {"base_model": base_model} if base_model == HUB_REPOSITORY else {}
+def two_files(
+    config: dict, tensors: dict[str, Tensor], base_model: str | None, **metadata: str
+) -> dict[str, bytes]:
+    """The content of an adapter's settings and weights, by file name.
+
+    The weights' metadata has the base model's exact id, which `openable` may change.
+    """
+    metadata |= {"format": "pt"} | ({"base_model": base_model} if base_model else {})
+    return {
+        WEIGHTS_FILE: save(tensors, metadata),
+        CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+    }

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files.download import LIT_LLAMA_FILE, LITGPT_FILE
-from llama_adapter_edu.files.safe_files import AdapterFileError, as_pickle
+from llama_adapter_edu.files.safe_files import AdapterFileError, as_pickle, shown
 from llama_adapter_edu.files.weights import (
     AdapterWeights,
     Layout,
@@ -57,13 +57,13 @@ def _tensors(model: PreTrainedModel, weights: AdapterWeights, gate_shape: tuple)
     return as_tensors(without_tanh(weights, "per_head", n_heads, "litgpt"), layout)
 
 
-def is_lit(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these names are litgpt's or lit-llama's."""
-    return any(KEY.fullmatch(name) for name in tensors)
-
-
 def from_lit(path: Path, tensors: Mapping[str, Tensor], model: PreTrainedModel) -> AdapterWeights:
     """The adapter in a file of litgpt or lit-llama, for this model."""
+    if not any(KEY.fullmatch(name) for name in tensors):
+        raise AdapterFileError(
+            f"{path} is no adapter file of litgpt, lit-llama or the authors: it holds "
+            f"{shown(sorted(tensors))}."
+        )
     refuse_more(path, tensors, KEY)
     if problem := _lit_differs(model):
         raise AdapterFileError(f"{path} is litgpt's, which computes otherwise here: {problem}.")

@@ -17,23 +17,16 @@ import os
 import re
 from pathlib import Path
 
-from torch import Tensor
+import torch
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_pickled
-from llama_adapter_edu.files.weights import (
-    AdapterWeights,
-    Layout,
-    base_shape,
-    from_tensors,
-    put_into,
-    refuse_more,
-)
+from llama_adapter_edu.files.weights import Layout, base_shape, from_tensors, put_into, refuse_more
 
 PROMPTS = "adapter_query.weight"
-KEY = re.compile(rf"{re.escape(PROMPTS)}|layers\.(0|[1-9][0-9]{{0,5}})\.attention\.gate")
+GATE = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.attention\.gate")
 
 
 def load_official_adapter(
@@ -64,18 +57,11 @@ def load_official_adapter(
     if shape["model_type"] != "llama":
         raise ValueError(f"the authors' adapters are for LLaMA, this is {shape['model_type']}.")
     path = Path(os.path.expanduser(path))
-    weights = from_official(path, read_pickled(path), shape, adapter_len, gate_activation)
-    return put_into(model, weights, adapter_name)
-
-
-def from_official(
-    path: Path, tensors: dict[str, Tensor], shape: dict, adapter_len: int, gate_activation: str
-) -> AdapterWeights:
-    """The adapter among an official file's tensors, for a model of this shape."""
-    prompts = tensors.get(PROMPTS)
+    tensors = read_pickled(path)
+    prompts = tensors.pop(PROMPTS, None)
     if prompts is None or prompts.ndim != 2:
         raise AdapterFileError(f"{path} is not the authors' format: no {PROMPTS} ((l p) m) in it.")
-    refuse_more(path, tensors, KEY)
+    refuse_more(path, tensors, GATE)
     n_layers, n_adapted = shape["num_hidden_layers"], len(prompts) / adapter_len
     if n_adapted not in range(1, n_layers + 1):
         raise AdapterFileError(
@@ -83,29 +69,23 @@ def from_official(
             f"{n_adapted:g} layers, and the model has {n_layers}. Pass the adapter_len that it was "
             "trained with."
         )
-    start = n_layers - int(n_adapted)
-    # Gates exist in all layers, and those without prompts never learn.
-    idle = {n: tensors[_gate(n)] for n in range(start) if _gate(n) in tensors}
-    if opened := [number for number, gate in idle.items() if gate.any()]:
-        raise AdapterFileError(
-            f"{path} does not fit: the gate of layer {opened[0]} is open, but with adapter_len="
-            f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {start}."
-        )
-    one_gate = all(tensor.ndim == 1 for name, tensor in tensors.items() if name != PROMPTS)
-    layout = Layout(
-        lambda number: (f"{PROMPTS} of layer {number}", _gate(number)),
-        (adapter_len, shape["hidden_size"]),
-        (1,) if one_gate else (1, shape["num_attention_heads"], 1, 1),
-    )
-    by_layer = {
-        name: gate for name, gate in tensors.items() if name not in {PROMPTS, *map(_gate, idle)}
-    }
-    for number, rows in enumerate(prompts.split(adapter_len), start):
-        by_layer[layout.keys(number)[0]] = rows
-    gate = "per_layer" if one_gate else "per_head"
-    config = AdaptionPromptConfig(adapter_len, int(n_adapted), gate, gate_activation)
-    return from_tensors(path, by_layer, config, n_layers, layout)
+    one_gate = all(gate.ndim == 1 for gate in tensors.values())
+    kind = "per_layer" if one_gate else "per_head"
+    config = AdaptionPromptConfig(adapter_len, int(n_adapted), kind, gate_activation)
+    first = n_layers - config.adapter_layers
+    for number in range(first):  # gates exist in all layers, and those without prompts never learn
+        if tensors.pop(_keys(number)[1], torch.zeros(1)).any():
+            raise AdapterFileError(
+                f"{path} does not fit: the gate of layer {number} is open, but with adapter_len="
+                f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {first}."
+            )
+    for number, rows in enumerate(prompts.split(adapter_len), start=first):
+        tensors[_keys(number)[0]] = rows
+    gate_shape = (1,) if one_gate else (1, shape["num_attention_heads"], 1, 1)
+    layout = Layout(_keys, (adapter_len, shape["hidden_size"]), gate_shape)
+    weights = from_tensors(path, tensors, config, n_layers, layout)
+    return put_into(model, weights, adapter_name)
 
 
-def _gate(number: int) -> str:
-    return f"layers.{number}.attention.gate"
+def _keys(number: int) -> tuple[str, str]:
+    return f"{PROMPTS} of layer {number}", f"layers.{number}.attention.gate"

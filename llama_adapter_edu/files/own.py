@@ -11,12 +11,11 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.files import safe_files
-from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, exact_base, openable
+from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, openable, two_files
 from llama_adapter_edu.files.safe_files import AdapterFileError, not_settings, shown
 from llama_adapter_edu.files.weights import (
     AdapterWeights,
@@ -35,12 +34,8 @@ def to_own(model: PreTrainedModel, weights: AdapterWeights, base_model: str | No
     config = {"format": FORMAT, **asdict(weights.config), "base": base_shape(model)}
     if base_model:
         config["base_model"] = openable(base_model)
-    metadata = {"format": "pt", SETTINGS: _as_text(weights.config), **exact_base(base_model)}
-    layout = Layout(_keys, (weights.config.adapter_len, -1), (-1,))
-    return {
-        WEIGHTS_FILE: save(as_tensors(weights, layout), metadata),
-        CONFIG_FILE: safe_files.as_json(config),
-    }
+    tensors = as_tensors(weights, Layout(_keys, (weights.config.adapter_len, -1), (-1,)))
+    return two_files(config, tensors, base_model, **{SETTINGS: _as_text(weights.config)})
 
 
 def from_own(folder: Path, model: PreTrainedModel) -> AdapterWeights:

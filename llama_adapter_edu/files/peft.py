@@ -10,7 +10,6 @@ before the only one. That is the same as long as o_proj has no bias.
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
@@ -20,8 +19,8 @@ from llama_adapter_edu.files.download import (
     CONFIG_FILE,
     OLD_WEIGHTS_FILE,
     WEIGHTS_FILE,
-    exact_base,
     openable,
+    two_files,
 )
 from llama_adapter_edu.files.safe_files import AdapterFileError, not_settings, shown
 from llama_adapter_edu.files.weights import (
@@ -53,11 +52,7 @@ def to_peft(model: PreTrainedModel, weights: AdapterWeights, base_model: str | N
         "inference_mode": True,
     }
     layout = Layout(_keys(model), (1, weights.config.adapter_len, -1), (1,))
-    metadata = {"format": "pt", **exact_base(base_model)}
-    return {
-        WEIGHTS_FILE: save(as_tensors(weights, layout), metadata),
-        CONFIG_FILE: safe_files.as_json(config),
-    }
+    return two_files(config, as_tensors(weights, layout), base_model)
 
 
 def from_peft(folder: Path, model: PreTrainedModel) -> AdapterWeights:

@@ -7,7 +7,8 @@ import pickle
 import reprlib
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -60,11 +61,6 @@ def check_exists(path: Path) -> None:
         raise FileNotFoundError(f"no adapter in {path.parent}: {path.name} is missing.")
 
 
-def as_json(settings: dict) -> bytes:
-    """The content of a settings file."""
-    return (json.dumps(settings, indent=2) + "\n").encode()
-
-
 def as_pickle(content: dict) -> bytes:
     """The content of a file of `torch.save`."""
     file = io.BytesIO()
@@ -93,17 +89,23 @@ def not_settings(path: Path, writer: str, error: Exception) -> AdapterFileError:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name; AdapterFileError if it is no whole one."""
-    check_exists(path)
-    try:
+    with _whole(path):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _corrupt(path, error) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that a whole safetensors file holds besides its tensors."""
-    with safe_open(path, "pt") as file:
+    """The texts that a safetensors file holds besides its tensors."""
+    with _whole(path), safe_open(path, "pt") as file:
         return file.metadata() or {}
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    check_exists(path)
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _corrupt(path, error) from error
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:
@@ -129,15 +131,15 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # broken bytes can fail anywhere: zipfile, torch and pickle beneath
         raise _corrupt(path, error) from error
     saved = saved.get("model", saved) if isinstance(saved, Mapping) else saved
-    if not isinstance(saved, Mapping) or not all(map(_is_plain, saved.items())):
+    if not isinstance(saved, Mapping) or not all(
+        isinstance(name, str)
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        for name, tensor in saved.items()
+    ):
         raise AdapterFileError(f"{path} holds something else than tensors by name.")
     return {name: tensor.detach() for name, tensor in saved.items()}
-
-
-def _is_plain(item: tuple) -> bool:
-    name, tensor = item
-    plain = isinstance(name, str) and type(tensor) in (Tensor, torch.nn.Parameter)
-    return plain and tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def _corrupt(path: Path, error: Exception) -> AdapterFileError:

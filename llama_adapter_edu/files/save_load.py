@@ -14,22 +14,14 @@ from llama_adapter_edu.adapters.config import active_adapter
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files import safe_files
 from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
-from llama_adapter_edu.files.lit import from_lit, is_lit, to_lit_llama, to_litgpt
+from llama_adapter_edu.files.lit import from_lit, to_lit_llama, to_litgpt
 from llama_adapter_edu.files.official import PROMPTS as OFFICIAL_PROMPTS
-from llama_adapter_edu.files.official import load_official_adapter
 from llama_adapter_edu.files.own import from_own, to_own
 from llama_adapter_edu.files.peft import from_peft, to_peft
-from llama_adapter_edu.files.safe_files import AdapterFileError, shown
+from llama_adapter_edu.files.safe_files import AdapterFileError
 from llama_adapter_edu.files.weights import AdapterWeights, put_into, weights_of
 
-__all__ = [
-    "CONFIG_FILE",
-    "WEIGHTS_FILE",
-    "AdapterFileError",
-    "load_adapter",
-    "load_official_adapter",
-    "save_adapter",
-]
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "AdapterFileError", "load_adapter", "save_adapter"]
 
 
 def save_adapter(
@@ -105,17 +97,8 @@ def _read(file: Path, model: PreTrainedModel) -> AdapterWeights:
             f"{file} is from the authors' repository and does not say whether its gates go through "
             'tanh. Call load_official_adapter(model, path, gate_activation="tanh"), or "identity".'
         )
-    if not is_lit(tensors):
-        raise AdapterFileError(
-            f"{file} is no adapter file of litgpt, lit-llama or the authors: it holds "
-            f"{shown(sorted(tensors))}."
-        )
     return from_lit(file, tensors, model)
 
 
-FORMATS = {
-    "llama_adapter_edu": to_own,
-    "peft": to_peft,
-    "litgpt": to_litgpt,
-    "lit-llama": to_lit_llama,
-}
+FORMATS = {"llama_adapter_edu": to_own, "peft": to_peft}
+FORMATS |= {"litgpt": to_litgpt, "lit-llama": to_lit_llama}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate.utils import align_module_device
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -53,16 +54,12 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
     Raises:
         ValueError: the model has no adapter of that name.
     """
-    layers = adapter_prompts(model, adapter_name).items()
-    return AdapterWeights(
-        replace(adapter_configs(model)[adapter_name], adapter_layers=len(layers)),
-        {number: _copy(prompt.prompts) for number, prompt in layers},
-        {number: _copy(prompt.gate) for number, prompt in layers},
-    )
-
-
-def _copy(parameter: Tensor) -> Tensor:
-    return parameter.detach().to("cpu", copy=True).contiguous()
+    config, prompts, gates = adapter_configs(model).get(adapter_name), {}, {}
+    for number, prompt in adapter_prompts(model, adapter_name).items():
+        with align_module_device(prompt):  # accelerate may keep the numbers elsewhere
+            prompts[number] = prompt.prompts.detach().cpu().clone()
+            gates[number] = prompt.gate.detach().cpu().clone()
+    return AdapterWeights(replace(config, adapter_layers=len(prompts)), prompts, gates)
 
 
 def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str) -> PreTrainedModel:
