@@ -55,7 +55,8 @@ def load_llama(
     not work here or a malformed name, and FileNotFoundError, PermissionError, ConnectionError or
     another OSError when the model cannot be had. Each message says what to do next.
     """
-    _check_dtype(dtype)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is {dtype!r}. Expected a floating point type, as torch.bfloat16.")
     _check_device(device)
     cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
     if name is None or name == HUB_REPOSITORY:
@@ -70,7 +71,11 @@ def load_llama(
             source, use_safetensors=True, output_loading_info=True, **model_options, **options
         )
     _check_complete(source, model, report)
-    _fill_pad_token(model, tokenizer)
+    # Padding is masked, so any token serves. "unknown" is the one that texts hold least.
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device).eval(), tokenizer
 
 
@@ -122,13 +127,6 @@ def _check_complete(source: str, model: PreTrainedModel, report: dict) -> None:
             )
 
 
-def _check_dtype(dtype: torch.dtype) -> None:
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(
-            f"dtype is {dtype!r}. Expected a floating point type, as torch.float32, torch.bfloat16."
-        )
-
-
 def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
@@ -138,11 +136,3 @@ def _check_device(device: str | torch.device) -> None:
             f"The device {str(device)!r} does not work here: {reason}. Pass device='cpu', or run "
             "`python -m llama_adapter_edu doctor`."
         ) from error
-
-
-def _fill_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Padding is masked, so any token serves. "unknown" is the one that texts hold least."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id

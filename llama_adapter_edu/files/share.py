@@ -81,8 +81,8 @@ def model_card(
     repo_id: str,
     base_model: str,
     data: str,
-    format: str = "llama_adapter_edu",
-    license: str | None = None,
+    format: str,
+    license: str | None,
 ) -> str:
     """The README of an adapter's repository: base model, settings, data, and how to use it."""
     from huggingface_hub import ModelCardData
@@ -100,9 +100,8 @@ def model_card(
         license=license,
         tags=["llama-adapter", "adaption-prompt"],
     )
-    settings = "\n".join(
-        f"| `{name}` | {value} |" for name, value in asdict(weights.config).items()
-    )
+    config = asdict(weights.config)
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in config.items())
     trained = sum(part.numel() for part in (*weights.prompts.values(), *weights.gates.values()))
     return f"""---
 {head.to_yaml()}
@@ -111,8 +110,7 @@ def model_card(
 # {repo_id.split("/")[1]}
 
 A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
-topmost {len(weights.prompts)} layers of [{base}](https://huggingface.co/{base}).
-It holds {trained:,} numbers and nothing of the base model.
+topmost {len(weights.prompts)} layers. It holds {trained:,} numbers and nothing of its base model.
 
 * Base model: [{base}](https://huggingface.co/{base})
 * Data: {data.strip()}
@@ -127,7 +125,7 @@ load_adapter(model, "{repo_id}")
 
 | setting | value |
 |---|---|
-{settings}
+{rows}
 """
 
 
