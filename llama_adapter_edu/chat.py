@@ -5,14 +5,13 @@ Each line is a conversation of its own, as in the training of an adapter.
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from llama_adapter_edu.adapters.manage import disable_adapter, set_adapter
+from llama_adapter_edu.adapters.choice import use_adapter
 from llama_adapter_edu.base_models.load import load_llama
 from llama_adapter_edu.data.encoding import encode_prompt
 from llama_adapter_edu.files.save_load import load_adapter
@@ -69,10 +68,8 @@ def answer(
     max_new_tokens: int,
 ) -> None:
     """Print the greedy answer of an adapter, or of the base model if None, token by token."""
-    if adapter_name:
-        set_adapter(model, adapter_name)
     ids = torch.tensor([encode_prompt(tokenizer, line)], device=model.device)
-    with torch.no_grad(), nullcontext() if adapter_name else disable_adapter(model):
+    with torch.no_grad(), use_adapter(model, adapter_name):
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

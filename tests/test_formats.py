@@ -18,6 +18,8 @@ from llama_adapter_edu import (
 )
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 from llama_adapter_edu.files.save_load import AdapterFileError
+from llama_adapter_edu.vision.attach import add_vision
+from llama_adapter_edu.vision.encoders import DigitEncoder
 
 K, L = 4, 2
 KV_HEADS = {"every head its own": 6, "grouped": 2, "one for all": 1}
@@ -404,8 +406,8 @@ def test_an_unknown_format_and_an_adapter_that_sees(tiny, tmp_path):
     model = trained(tiny(), "per_layer")
     with pytest.raises(ValueError, match=r"format must be one of .*'litgpt'.*, got 'gguf'"):
         save_adapter(model, tmp_path / "no", format="gguf")
-    model.vision = nn.ModuleDict({"default": nn.Identity()})
-    with pytest.raises(ValueError, match="peft holds no image encoder"):
+    add_vision(model, DigitEncoder())
+    with pytest.raises(ValueError, match="'peft' holds no image encoder"):
         save_adapter(model, tmp_path / "no", format="peft")
     assert not (tmp_path / "no").exists()
 

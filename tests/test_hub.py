@@ -23,6 +23,8 @@ from llama_adapter_edu.files import share as hub
 from llama_adapter_edu.files.download import base_name, download_adapter
 from llama_adapter_edu.files.save_load import CONFIG_FILE, AdapterFileError
 from llama_adapter_edu.hub_names import check_hub_id, local_path
+from llama_adapter_edu.vision.attach import add_vision
+from llama_adapter_edu.vision.encoders import DigitEncoder
 
 CONFIG = AdaptionPromptConfig(4, 2, gate="per_layer", init_std=0.5)
 BASE = "someone/tiny-llama"
@@ -63,6 +65,22 @@ def test_what_is_pushed_loads_again_by_its_id(server, adapted, tiny, format):
     folder = download_adapter("me/my-adapter", revision=COMMIT)
     assert not [path for path in server.asked[asked:] if "resolve" in path]  # it is in the cache
     assert "README.md" not in {path.name for path in folder.iterdir()}
+
+
+def test_an_adapter_that_sees_is_pushed_and_loaded_with_its_encoder(
+    server, adapted, tiny, monkeypatch
+):
+    images = torch.rand(1, 8, 8)
+    seeing = add_vision(adapted, DigitEncoder().eval())
+    push_to_hub(seeing, "me/my-adapter", data="x", base_model=BASE)
+    with torch.no_grad():
+        expected = seeing(torch.tensor([[5, 6]]), images=images).logits
+    monkeypatch.setattr(hub, "load_llama", lambda _: (tiny(), None))
+    again, _ = from_pretrained("me/my-adapter", encoder=DigitEncoder().eval())
+    with torch.no_grad():
+        torch.testing.assert_close(again(torch.tensor([[5, 6]]), images=images).logits, expected)
+    with pytest.raises(ValueError, match="sees pictures"):
+        from_pretrained("me/my-adapter")
 
 
 def test_the_card_says_base_settings_and_data(server, adapted):

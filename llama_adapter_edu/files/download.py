@@ -20,7 +20,8 @@ from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, qu
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 OLD_WEIGHTS_FILE = "adapter_model.bin"
 LITGPT_FILE, LIT_LLAMA_FILE = "lit_model.pth.adapter", "lit-llama-adapter-finetuned.pth"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, LITGPT_FILE, LIT_LLAMA_FILE)
+VISION_FILES = "vision_config.json", "vision_model.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, LITGPT_FILE, LIT_LLAMA_FILE, *VISION_FILES)
 
 
 def download_adapter(
@@ -109,12 +110,10 @@ def openable(base_model: str | None) -> str | None:
 def two_files(
     config: dict, tensors: dict[str, Tensor], base_model: str | None, **metadata: str
 ) -> dict[str, bytes]:
-    """The content of an adapter's settings and weights, by file name.
-
-    The weights' metadata has the base model's exact id, which `openable` may change.
-    """
-    metadata |= {"format": "pt"} | ({"base_model": base_model} if base_model else {})
+    """The content of an adapter's settings and weights, by file name."""
+    if openable(base_model) != base_model:
+        metadata["base_model"] = base_model  # the settings say the other
     return {
-        WEIGHTS_FILE: save(tensors, metadata),
+        WEIGHTS_FILE: save(tensors, {"format": "pt", **metadata}),
         CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
     }

@@ -8,9 +8,10 @@ is corrupt or does not fit the model. Whatever is loaded is checked before the m
 import os
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.config import active_adapter
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files import safe_files
 from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
@@ -19,7 +20,9 @@ from llama_adapter_edu.files.official import PROMPTS as OFFICIAL_PROMPTS
 from llama_adapter_edu.files.own import from_own, to_own
 from llama_adapter_edu.files.peft import from_peft, to_peft
 from llama_adapter_edu.files.safe_files import AdapterFileError
+from llama_adapter_edu.files.vision import put_vision, read_vision, vision_contents
 from llama_adapter_edu.files.weights import AdapterWeights, put_into, weights_of
+from llama_adapter_edu.vision.attach import vision_of
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "AdapterFileError", "load_adapter", "save_adapter"]
 
@@ -58,21 +61,32 @@ def save_adapter(
     if format not in FORMATS:
         raise ValueError(f"format must be one of {tuple(FORMATS)}, got {format!r}.")
     weights = weights_of(model, name)
-    if format != "llama_adapter_edu" and name in getattr(model, "vision", {}):
-        raise ValueError(f"{format} holds no image encoder: what adapter {name!r} sees were lost.")
-    return safe_files.write_files(
-        folder, FORMATS[format](model, weights, base_model or base_name(model))
-    )
+    contents = FORMATS[format](model, weights, base_model or base_name(model))
+    if name in vision_of(model):
+        if format != "llama_adapter_edu":
+            raise ValueError(
+                f"the format {format!r} holds no image encoder, so adapter {name!r} would be "
+                'blind. Take format="llama_adapter_edu".'
+            )
+        contents |= vision_contents(model, name)
+    return safe_files.write_files(folder, contents)
 
 
 def load_adapter(
-    model: PreTrainedModel, source: str | os.PathLike, adapter_name: str = "default"
+    model: PreTrainedModel,
+    source: str | os.PathLike,
+    adapter_name: str = "default",
+    *,
+    encoder: nn.Module | None = None,
 ) -> PreTrainedModel:
     """Add a saved adapter to a base model of the same shape, in place, and make it the active one.
 
     Args:
         source: a folder that `save_adapter` wrote in any format, or that is PEFT's, litgpt's or
             lit-llama's, or one of the files in it. Or its id on the Hugging Face hub, "owner/name".
+        encoder: for an adapter that sees (`add_vision`): an image encoder of the same kind as when
+            it was saved. What trains of it gets the saved numbers; what is frozen, as a CLIP, stays
+            as it is.
 
     Raises:
         FileNotFoundError: the folder, one of its files, or the repository does not exist.
@@ -83,7 +97,13 @@ def load_adapter(
         In each case the model is as it was.
     """
     attention_layers(model)
-    return put_into(model, _read(adapter_file(source), model), adapter_name)
+    file = adapter_file(source)
+    folder = file.parent if file.name == CONFIG_FILE else file
+    weights, sight = _read(file, model), read_vision(model, folder, encoder)
+    put_into(model, weights, adapter_name)
+    if sight is not None:
+        put_vision(model, sight, encoder, adapter_name)
+    return model
 
 
 def _read(file: Path, model: PreTrainedModel) -> AdapterWeights:

@@ -10,9 +10,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.adapters.config import active_adapter
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.base_models.load import load_llama
 from llama_adapter_edu.files.download import adapter_file, base_name, openable
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
@@ -130,12 +131,16 @@ load_adapter(model, "{repo_id}")
 
 
 def from_pretrained(
-    source: str | os.PathLike, adapter_name: str = "default", **options
+    source: str | os.PathLike,
+    adapter_name: str = "default",
+    *,
+    encoder: nn.Module | None = None,
+    **options,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved adapter together with the base model it names: the model, adapted, and its tokenizer.
 
     Args:
-        source: "owner/name" on the hub, or a folder.
+        source, encoder: as for `load_adapter`.
         options: for `load_llama`, as `dtype=torch.bfloat16, device="cuda"`.
 
     Raises:
@@ -144,7 +149,7 @@ def from_pretrained(
     """
     file = adapter_file(source)
     model, tokenizer = load_llama(_base_of(file), **options)
-    return load_adapter(model, file, adapter_name), tokenizer
+    return load_adapter(model, file, adapter_name, encoder=encoder), tokenizer
 
 
 def _base_of(file: Path) -> str:
