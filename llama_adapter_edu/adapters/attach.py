@@ -13,6 +13,7 @@ the prompts along.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llama_adapter_edu.adapters.choice import AdapterState
+from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
 from llama_adapter_edu.adapters.keys import layer_keys_values
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
@@ -54,8 +56,8 @@ class LayerView:
         vars(self).update(base=base, state=state, number=number, heard=None)
         vars(self).update(n_query_heads=n_query_heads)
 
-    def hear(self, heard: list | None) -> None:
-        """Until None is given, note what arrives at the layer's attention (see `probe.py`)."""
+    def hear(self, heard: Callable | None) -> None:
+        """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
         vars(self)["heard"] = heard
 
     @property
@@ -156,18 +158,13 @@ def _heads(
 ) -> Heads:
     """Keys and gated values of one adapter's prompts: of each row, if each has a picture."""
     keys_values = partial(layer_keys_values, attention)
-    hook = getattr(prompt, "_hf_hook", None)  # accelerate's: brings offloaded parameters here
-    if hook is not None:
-        hook.pre_forward(prompt)
-    if image is None:
-        pair = keys_values(prompt.prompts.to(query.dtype))
-    else:
-        prompts = add_image(prompt.prompts, image.to(prompt.prompts.device)).to(query.dtype)
-        pair = image_keys_values(prompts, keys_values)
-    heads = prompt.gated_heads(*pair, query.shape[1])
-    if hook is not None:
-        hook.post_forward(prompt, None)
-    return *heads, None
+    with brought_here(prompt):
+        if image is None:
+            pair = keys_values(prompt.prompts.to(query.dtype))
+        else:
+            prompts = add_image(prompt.prompts, image.to(prompt.prompts.device)).to(query.dtype)
+            pair = image_keys_values(prompts, keys_values)
+        return *prompt.gated_heads(*pair, query.shape[1]), None
 
 
 def _heads_of_rows(

@@ -8,7 +8,10 @@ What adaption prompts make of base models that are not whole, in one place, in 1
     cut by a tensor-parallel plan       refused: prompts would need a part of each device's heads
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -88,11 +91,16 @@ def check_uncut(layers: list[nn.Module]) -> None:
             )
 
 
-def compute_device(attention: nn.Module) -> torch.device:
-    """Where this layer computes: where its weights are, or are brought to when they are needed."""
-    for projection in attention.children():
-        hook = getattr(projection, "_hf_hook", None)  # accelerate's, on offloaded weights
+def compute_device(module: nn.Module) -> torch.device:
+    """Where a layer computes: where its weights are, or are brought to when they are needed."""
+    for part in (module, *module.children()):
+        hook = getattr(part, "_hf_hook", None)  # accelerate's, on offloaded weights
         device = getattr(hook, "execution_device", None)
         if device is not None:
             return torch.device(device)
-    return next(attention.parameters()).device
+    return next(module.parameters()).device
+
+
+def brought_here(module: nn.Module) -> AbstractContextManager:
+    """Inside, a module's parameters can be read, even if accelerate keeps them elsewhere."""
+    return align_module_device(module) if hasattr(module, "_hf_hook") else nullcontext()

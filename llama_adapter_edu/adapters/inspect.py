@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.choice import active_adapter
+from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import of_thread
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.method.gated_prompts import prompt_scores
@@ -59,7 +60,10 @@ def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
     active = active_adapter(model)
     if active is None:
         return torch.zeros(0, 0)
-    openings = [p.gate_opening.detach() for p in adapter_prompts(model, active).values()]
+    openings = []
+    for prompt in adapter_prompts(model, active).values():
+        with brought_here(prompt):
+            openings.append(prompt.gate_opening.detach())
     # Layers may lie on several devices. One copy to the CPU: each would wait for the GPU.
     return torch.stack([opening.to(openings[0].device) for opening in openings]).cpu()
 

@@ -6,6 +6,7 @@ Where they attach is in `attach.py`; what they compute is in `method/gated_promp
 import re
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.attach import LayerView, attach, detach
@@ -54,7 +55,8 @@ def add_adaption_prompts(
     """
     layers = attention_layers(model)
     config = (config or AdaptionPromptConfig()).for_depth(len(layers))
-    check_uncut(layers)
+    if not isinstance(unwrapped(model), FSDPModule):  # its layers are whole while they compute
+        check_uncut(layers)
     check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
     decoder, first = decoder_of(unwrapped(model)), len(layers) - config.adapter_layers
     adapted = dict(list(enumerate(layers))[first:])

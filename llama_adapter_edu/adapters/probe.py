@@ -5,7 +5,10 @@ between layers. So each layer is given a few rows in place of its input, on one 
 rotary embedding turns nothing, and what arrives at its attention function is compared.
 """
 
+from functools import partial
+
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -33,12 +36,14 @@ def probe(decoder: nn.Module, layers: dict[int, nn.Module]) -> None:
         for attention in layers.values():
             vars(attention.config)["n_query_heads"] = attention.config.num_attention_heads
         return
-    heard: dict[int, list] = {number: [] for number in layers}
+    problems: list[str] = []
     hooks = []
-    for number, attention in layers.items():
-        attention.config.hear(heard[number])
-        put_rows = _put_rows(heard[number])
-        hooks.append(attention.register_forward_pre_hook(put_rows, with_kwargs=True))
+    for attention in layers.values():
+        rows: list[Tensor] = []
+        attention.config.hear(partial(_compare, problems, rows))
+        hooks.append(
+            attention.register_forward_pre_hook(partial(_put_rows, rows), with_kwargs=True)
+        )
     try:
         _run(decoder)
     finally:
@@ -46,7 +51,13 @@ def probe(decoder: nn.Module, layers: dict[int, nn.Module]) -> None:
             hook.remove()
             attention.config.hear(None)
     for number, attention in layers.items():
-        _compare(attention, *heard[number])
+        if attention.config.n_query_heads is None:
+            problems.append(
+                f"layer {number} ({type(attention).__name__}) does not go through transformers' "
+                "attention interface, so prompts cannot be added to its attention."
+            )
+    if problems:
+        raise ValueError(problems[0])
 
 
 def _run(decoder: nn.Module) -> None:
@@ -69,25 +80,23 @@ def _run(decoder: nn.Module) -> None:
             module.training = module in was_training
 
 
-def _put_rows(heard: list):
+def _put_rows(
+    kept: list[Tensor], attention: nn.Module, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
     """A hook that puts rows of our own in the place of a layer's input, on a position of 0."""
-
-    def hook(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        fixed = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
-        rows = torch.randn(len(SIZES), 1, hidden.shape[-1], generator=fixed)
-        rows = (rows * torch.tensor(SIZES)[:, None, None]).to(hidden)
-        heard.append(rows[:, 0])
-        turn = kwargs.get("position_embeddings")
-        if isinstance(turn, Tensor):
-            kwargs["position_embeddings"] = torch.ones_like(turn)  # complex numbers of length 1
-        elif turn is not None:
-            kwargs["position_embeddings"] = torch.ones_like(turn[0]), torch.zeros_like(turn[1])
-        if args:
-            return (rows, *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": rows}
-
-    return hook
+    hidden = args[0] if args else kwargs["hidden_states"]
+    fixed = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
+    rows = torch.randn(len(SIZES), 1, hidden.shape[-1], generator=fixed)
+    rows = (rows * torch.tensor(SIZES)[:, None, None]).to(hidden)
+    kept.append(rows[:, 0])
+    turn = kwargs.get("position_embeddings")
+    if isinstance(turn, Tensor):
+        kwargs["position_embeddings"] = torch.ones_like(turn)  # complex numbers of length 1
+    elif turn is not None:
+        kwargs["position_embeddings"] = torch.ones_like(turn[0]), torch.zeros_like(turn[1])
+    if args:
+        return (rows, *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": rows}
 
 
 def _hear(
@@ -98,33 +107,35 @@ def _hear(
     *args: object,
     **kwargs: object,
 ) -> tuple[Float[Tensor, "b s h d"], None]:
-    """An attention function that notes what arrives, and attends to nothing."""
-    attention.config.heard.extend((query, key, value))
+    """An attention function that looks at what arrives, and attends to nothing."""
+    attention.config.heard(attention, query, key, value)
     return torch.zeros_like(query).transpose(1, 2), None
 
 
-def _compare(attention: nn.Module, *heard: Tensor) -> None:
-    kind, number = type(attention).__name__, attention.config.number
-    if len(heard) != 4:
-        raise ValueError(
-            f"layer {number} ({kind}) does not go through transformers' attention interface, so "
-            "prompts cannot be added to its attention."
-        )
-    rows, query, *pair = heard
+def _compare(
+    problems: list[str],
+    rows: list[Float[Tensor, "n m"]],
+    attention: nn.Module,
+    query: Float[Tensor, "n h 1 d"],
+    key: Float[Tensor, "n g 1 d"],
+    value: Float[Tensor, "n g 1 d"],
+) -> None:
+    """Note what is wrong with the prompts. Run in the layer, where sharded weights are whole."""
     vars(attention.config)["n_query_heads"] = query.shape[1]
-    if pair[0].shape != pair[1].shape:
-        raise ValueError(
-            f"layer {number} ({kind}) has an unusual head layout: its keys are of shape "
-            f"{tuple(pair[0].shape)} and its values of shape {tuple(pair[1].shape)}."
+    layer = f"layer {attention.config.number} ({type(attention).__name__})"
+    if key.shape != value.shape:
+        problems.append(
+            f"{layer} has an unusual head layout: its keys are of shape {tuple(key.shape)} and its "
+            f"values of shape {tuple(value.shape)}."
         )
-    with torch.no_grad():
-        ours = layer_keys_values(attention, rows)
-    for what, theirs, of_prompts in zip(("keys", "values"), pair, ours, strict=True):
-        theirs = theirs[:, :, 0].transpose(0, 1)
+        return
+    ours = layer_keys_values(attention, rows[0])
+    for what, theirs, of_prompts in zip(("keys", "values"), (key, value), ours, strict=True):
+        theirs = rearrange(theirs, "n g 1 d -> g n d")
         if theirs.shape != of_prompts.shape or not _close(theirs, of_prompts):
-            raise ValueError(
-                f"layer {number} ({kind}) makes its {what} in a way that is not understood, so "
-                "prompts would get others than its tokens do. Its parts: "
+            problems.append(
+                f"{layer} makes its {what} in a way that is not understood, so prompts would get "
+                "others than its tokens do. Its parts: "
                 f"{', '.join(name for name, _ in attention.named_children())}."
             )
 

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate.utils import align_module_device
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
-from llama_adapter_edu.adapters.decoder import decoder_of
+from llama_adapter_edu.adapters.decoder import brought_here, decoder_of
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
 from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
@@ -56,7 +55,7 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
     """
     config, prompts, gates = adapter_configs(model).get(adapter_name), {}, {}
     for number, prompt in adapter_prompts(model, adapter_name).items():
-        with align_module_device(prompt):  # accelerate may keep the numbers elsewhere
+        with brought_here(prompt):
             prompts[number] = prompt.prompts.detach().cpu().clone()
             gates[number] = prompt.gate.detach().cpu().clone()
     return AdapterWeights(replace(config, adapter_layers=len(prompts)), prompts, gates)
