@@ -23,7 +23,7 @@ from llama_adapter_edu.course.progress import tables as progress_report
 from llama_adapter_edu.course.progress import verdicts as progress
 from llama_adapter_edu.data import instructions
 from llama_adapter_edu.files.download import base_name, download_adapter
-from llama_adapter_edu.hub_names import is_hub_id
+from llama_adapter_edu.hub_names import local_path
 
 ROOT = Path(__file__).parents[1]
 ROW = {"instruction": "Turn on the lights", "input": "", "output": "{}"}
@@ -88,7 +88,7 @@ REFUSALS = (ValueError, FileNotFoundError, IsADirectoryError, ConnectionError)
 
 
 CALLS = {
-    "adapters": lambda name: is_hub_id(name) and download_adapter(name),
+    "adapters": lambda name: local_path(name) is None and download_adapter(name),
     "models": check_model_name,
     "data sets": load_instructions,
 }
