@@ -1,7 +1,7 @@
 """Chats -> pieces of text, each learnt or only read -> token ids.
 
-    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n │ Hello<|im_end|> │ \\n<|im_start|>user ...
-    read                                                    │ learnt          │ read
+    <|im_start|>user Hi<|im_end|> <|im_start|>assistant │ Hello<|im_end|> │ <|im_start|>user ...
+    read                                                │ learnt          │ read
 
 The tokenizer's chat template writes the text, as it does when the model is used. So that each
 turn is found again in it, contents carry marks: characters that Unicode reserves for programs. A
@@ -34,10 +34,10 @@ END_MARK = re.compile("\ufdd2\\d+\ufdd3")
 MARKS = re.compile(f"{BEGIN}|{END_MARK.pattern}")
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """What a model is given to write the next turn of the assistant; for `token_ids`."""
-    cut = [{**m, "content": _cut_specials(tokenizer, m["content"])} for m in messages]
-    return _render(tokenizer, cut, prompt=True)
+def prompt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[str]:
+    """What a model is given to write the next turn of the assistant, as that turn is learnt."""
+    answered = [*messages, {"role": "assistant", "content": "x"}]
+    return [piece for piece, _ in learnt_pieces(tokenizer, answered)[:-1]]
 
 
 def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[tuple[str, bool]]:
@@ -54,17 +54,14 @@ def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
     text = _render(tokenizer, marked)
     eos = re.escape(tokenizer.eos_token or "")
     closing = re.compile(rf"\s*(?:{_specials(tokenizer)})(?:{eos})?")
-    pieces, read, prompts = [], 0, {}
+    pieces, read, openings = [], 0, {}
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         before, end = _place(text, END.format(number))
-        role = messages[number - 1]["role"] if number else None
-        if role and role not in prompts:  # how a turn after this role begins
-            prompt = _render(tokenizer, marked[:number], prompt=True)
-            prompts[role] = END_MARK.split(prompt)[-1]
-        if role and text.startswith(prompts[role], before):
-            begin = before + len(prompts[role])
+        opening = _opening(tokenizer, marked[:number], openings) if number else BEGIN
+        if text.startswith(opening, before):
+            begin = before + len(opening)
         else:
             begin = text.find(BEGIN, before, end)
         closed = closing.match(text, end)
@@ -143,6 +140,16 @@ def _marked(
     left = text[: len(text) - len(text.lstrip())]
     right = text[len(left) + len(body) :]
     return {**message, "content": left + begin + body + END.format(number) + right}
+
+
+def _opening(
+    tokenizer: PreTrainedTokenizerBase, marked: Messages, known: dict[tuple[str, str], str]
+) -> str:
+    """The text between the mark of the last message and the assistant's turn that follows."""
+    key = marked[-1]["role"], END_MARK.split(marked[-1]["content"])[-1]
+    if key not in known:
+        known[key] = END_MARK.split(_render(tokenizer, marked, prompt=True))[-1]
+    return known[key]
 
 
 def _place(text: str, mark: str) -> tuple[int, int]:

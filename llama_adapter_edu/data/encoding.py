@@ -9,14 +9,14 @@ A chat is the same several times: each turn of the assistant is an answer. What 
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.chats import CUT, learnt_pieces, prompt_text, token_ids
+from llama_adapter_edu.data.chats import CUT, learnt_pieces, prompt_pieces, token_ids
 from llama_adapter_edu.data.rows import (
     UnusableRowError,
     check_same_form,
@@ -43,11 +43,11 @@ def format_prompt(
     """
     row = {"instruction": instruction, "input": input}
     if response is None:
-        text = prompt_text(tokenizer, as_messages(row, tokenizer))
+        pieces = prompt_pieces(tokenizer, as_messages(row, tokenizer))
     else:
-        pieces = learnt_pieces(tokenizer, as_messages(row | {"output": response}, tokenizer))
-        text = "".join(piece for piece, _ in pieces)
-    return text.replace(CUT, "")
+        answered = as_messages(row | {"output": response}, tokenizer)
+        pieces = [piece for piece, _ in learnt_pieces(tokenizer, answered)]
+    return "".join(pieces).replace(CUT, "")
 
 
 def encode_prompt(
@@ -55,7 +55,15 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of the prompt: what `generate` is given, and how the row's training ids begin."""
     row = {"instruction": instruction, "input": input}
-    return token_ids(tokenizer, [prompt_text(tokenizer, as_messages(row, tokenizer))])[0]
+    return encode_history(tokenizer, as_messages(row, tokenizer))
+
+
+def encode_history(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
+) -> list[int]:
+    """Token ids of a chat up to where the assistant's next turn begins."""
+    parts = token_ids(tokenizer, prompt_pieces(tokenizer, messages))
+    return [token for part in parts for token in part]
 
 
 def encode(

@@ -8,8 +8,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.chats import learnt_pieces, prompt_text, token_ids
-from llama_adapter_edu.data.encoding import IGNORE_INDEX, as_messages, encode
+from llama_adapter_edu.data.chats import learnt_pieces
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, as_messages, encode, encode_history
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -79,7 +79,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[
     else:
         asked = {"instruction": row["instruction"], "input": row.get("input")}
         messages = as_messages(asked, tokenizer)
-    return token_ids(tokenizer, [prompt_text(tokenizer, messages)])[0]
+    return encode_history(tokenizer, messages)
 
 
 def _last(row: Mapping[str, Any]) -> int:
