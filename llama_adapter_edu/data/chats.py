@@ -54,27 +54,37 @@ def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
     text = _render(tokenizer, marked)
     eos = re.escape(tokenizer.eos_token or "")
     closing = re.compile(rf"\s*(?:{_specials(tokenizer)})(?:{eos})?")
-    pieces, read, openings = [], 0, {}
+    pieces, read, closed = [], 0, None
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before, end = _place(text, END.format(number))
-        opening = _opening(tokenizer, marked[:number], openings) if number else BEGIN
-        if text.startswith(opening, before):
-            begin = before + len(opening)
-        else:
-            begin = text.find(BEGIN, before, end)
-        closed = closing.match(text, end)
-        end = closed.end() if closed else end
-        if begin < read:
-            raise _rewritten(number)
-        pieces += [(text[read:begin], False), (text[begin:end], True)]
-        read = end
+        if message["role"] == "assistant":
+            begin, end = _turn(tokenizer, marked, number, text)
+            closed = closing.match(text, end)
+            end = closed.end() if closed else end
+            pieces += [(text[read:begin], False), (text[begin:end], True)]
+            read = end
     if not pieces:
         raise UnusableRowError("without a turn of the assistant", "No turn of the assistant.")
     if not closed:
         pieces[-1] = (pieces[-1][0] + _eos(tokenizer), True)
     return [(MARKS.sub("", piece), learnt) for piece, learnt in pieces]
+
+
+def _turn(
+    tokenizer: PreTrainedTokenizerBase, marked: Messages, number: int, text: str
+) -> tuple[int, int]:
+    """Where in the text of a chat the assistant's turn begins, and where its content ends."""
+    mark = END.format(number)
+    end = text.find(mark)
+    before = max((found.end() for found in END_MARK.finditer(text, 0, end)), default=0)
+    begin = text.find(BEGIN, before, end)
+    if number:  # it begins where a model would begin to write
+        prompt = _render(tokenizer, marked[:number], prompt=True)
+        given = END_MARK.split(prompt)[-1]
+        begin = before + len(given) if text.startswith(given, before) else begin
+    if text.count(mark) != 1 or begin < 0:
+        message = f"The tokenizer's chat template leaves out or rewrites turn {number + 1}."
+        raise UnusableRowError("with a turn that the chat template rewrites", message)
+    return begin, end + len(mark)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list[list[int]]:
@@ -140,30 +150,6 @@ def _marked(
     left = text[: len(text) - len(text.lstrip())]
     right = text[len(left) + len(body) :]
     return {**message, "content": left + begin + body + END.format(number) + right}
-
-
-def _opening(
-    tokenizer: PreTrainedTokenizerBase, marked: Messages, known: dict[tuple[str, str], str]
-) -> str:
-    """The text between the mark of the last message and the assistant's turn that follows."""
-    key = marked[-1]["role"], END_MARK.split(marked[-1]["content"])[-1]
-    if key not in known:
-        known[key] = END_MARK.split(_render(tokenizer, marked, prompt=True))[-1]
-    return known[key]
-
-
-def _place(text: str, mark: str) -> tuple[int, int]:
-    """Where the template's text before a turn begins, and where the turn's mark ends."""
-    if text.count(mark) != 1:
-        raise _rewritten(int(mark[1:-1]))
-    at = text.index(mark)
-    ends = [found.end() for found in END_MARK.finditer(text, 0, at)]
-    return ends[-1] if ends else 0, at + len(mark)
-
-
-def _rewritten(number: int) -> UnusableRowError:
-    message = f"The tokenizer's chat template leaves out or rewrites turn {number + 1}."
-    return UnusableRowError("with a turn that the chat template rewrites", message)
 
 
 def _specials(tokenizer: PreTrainedTokenizerBase) -> str:
