@@ -43,7 +43,8 @@ def prompt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
 def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[tuple[str, bool]]:
     """The text of a chat in pieces, and whether each is learnt; for `token_ids`.
 
-    It ends with the last learnt piece.
+    A turn is closed by the special token that follows its content, the last one by the tokenizer's
+    eos token if there is none. What stands behind the last turn of the assistant is left out.
 
     Raises:
         UnusableRowError: no turn of the assistant, an empty one, or one that cannot be found in

@@ -8,7 +8,6 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.chats import learnt_pieces
 from llama_adapter_edu.data.encoding import IGNORE_INDEX, as_messages, encode, encode_history
 
 Rows = Iterable[Mapping[str, Any]]
@@ -61,7 +60,7 @@ def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """The tokens that end an answer: the model's, the tokenizer's, and the chat template's."""
     own = model.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
-    learnt = encode({"instruction": "x", "output": "x"}, tokenizer)["labels"][-1]
+    learnt = encode({"instruction": "x", "output": "x"}, tokenizer, None)["labels"][-1]
     return sorted({*own, tokenizer.eos_token_id, learnt} - {None})
 
 
@@ -89,8 +88,9 @@ def _last(row: Mapping[str, Any]) -> int:
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the chat template itself writes in front of each answer, as an empty thought."""
-    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-    return learnt_pieces(tokenizer, chat)[-1][0].partition("x")[0].strip()
+    labels = encode({"instruction": "x", "output": "answer"}, tokenizer, None)["labels"]
+    learnt = [label for label in labels if label != IGNORE_INDEX]
+    return tokenizer.decode(learnt, skip_special_tokens=True).partition("answer")[0].strip()
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
