@@ -1,4 +1,4 @@
-"""What a name means, a place on this computer or an id of the Hugging Face hub; and hub errors.
+"""Names: is it a place on this computer or an id of the Hugging Face hub? And the hub's errors.
 
 local_path("~/mine")      Path("/home/you/mine")   as "./x", "a/b/c", "x.json" and any Path
 local_path("runs/mine")   Path("runs/mine")        as any "a/b" if there is a folder "a" here
@@ -12,20 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOG_IN = "create a token at https://huggingface.co/settings/tokens and run `hf auth login`"
-# A name that ends like a file is a file, and results of this library are kept in RESULTS.
+# What ends like a file is a file; and this library keeps its results in the folder RESULTS.
 SUFFIXES = (".json", ".jsonl", ".safetensors", ".pth", ".pt", ".bin", ".adapter", ".gguf")
 RESULTS = "runs"
 
 
 def local_path(source: str | os.PathLike, *, bare_id: bool = False) -> Path | None:
-    """The place on this computer that `source` means, be something there or not; None for a hub id.
+    """The place on this computer that `source` means, empty or not; None if it is an id of the hub.
 
-    A missing folder must not be looked up on the hub, where its first part may be a stranger's
-    name. So `owner/name` means the hub only if there is no folder `owner` here.
+    A folder of yours that is missing must not be looked up on the hub, where its first part may be
+    the name of a stranger. So "owner/name" is an id only if there is no folder "owner" here.
 
     Args:
         source: `~` is the home folder.
-        bare_id: whether a name without "/" may be an id, as models of old have ("gpt2").
+        bare_id: whether a name without "/" may be an id, as old models have ("gpt2").
 
     Raises:
         ValueError: it is neither a path nor an id of the hub.
@@ -49,6 +49,14 @@ def _looks_local(text: str, bare_id: bool) -> bool:
     if not rest:
         return not bare_id
     return len(rest) > 1 or owner == RESULTS or os.path.isdir(owner)
+
+
+def why_local(path: Path) -> str:
+    """What to add to the error of a missing `path` that may have been meant as an id of the hub."""
+    if path.is_absolute() or len(path.parts) != 2 or path.suffix in SUFFIXES:
+        return ""
+    owner = path.parts[0]
+    return f" It is not looked up on the Hugging Face hub, as {owner!r} means the folder here."
 
 
 def check_hub_id(name: object, *, bare_id: bool = False) -> None:
@@ -152,7 +160,7 @@ def no_answer(name: str, error: Exception, instead: str) -> ConnectionError:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and loading bars of transformers inside, the user's own settings again after.
+    """Silence transformers' warnings and loading bars inside, and put the user's settings back.
 
     A download from the hub keeps its progress bar: it can take minutes.
     """

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, chat, save_adapter
 from llama_adapter_edu import __main__ as command_line
 from llama_adapter_edu.course import demo
-from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE
+from llama_adapter_edu.files.save_load import WEIGHTS_FILE
 from llama_adapter_edu.job import score
 
 
@@ -144,7 +144,7 @@ def test_chat_says_what_it_did_not_understand(talk):
 
 def test_chat_with_an_adapter_that_is_not_there(talk, tmp_path):
     said = talk(adapters=("elsewhere",))
-    assert f"error: no adapter in {tmp_path / 'elsewhere'}: {CONFIG_FILE} is missing." in said
+    assert f"error: no adapter in {tmp_path / 'elsewhere'}: there is no such file or folder" in said
     assert said.endswith("exit 1")
 
 

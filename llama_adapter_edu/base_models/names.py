@@ -8,8 +8,9 @@ import json
 import os
 from pathlib import Path
 
-from llama_adapter_edu.hub_names import hub_errors, local_path
+from llama_adapter_edu.hub_names import hub_errors, local_path, why_local
 
+INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -25,8 +26,8 @@ def check_model_name(name: str | os.PathLike, cache_dir: str | os.PathLike | Non
         return _check_hub(os.fspath(name), cache_dir)
     if not path.exists():
         raise FileNotFoundError(
-            f"There is no folder {name} (looked from {Path.cwd()}). Expected a model's folder, or "
-            "its id on the Hugging Face hub, as in 'owner/name'."
+            f"There is no folder {name} (looked from {Path.cwd()}).{why_local(path)} Expected a "
+            "model's folder, or its id on the Hugging Face hub, as in 'owner/name'."
         )
     _check_folder(path)
     return True
@@ -39,10 +40,17 @@ def _check_folder(folder: Path) -> None:
     _refuse_adapter(str(folder), files)
     if "config.json" in files:
         _refuse_pickles(str(folder), files)
+        if "adapter_config.json" in files:  # transformers would try to load both
+            raise FileExistsError(
+                f"{folder} holds a model and an adapter. Move adapter_config.json and the "
+                "adapter's weights to a folder of their own."
+            )
     weights = {"model.safetensors"}
-    if "model.safetensors.index.json" in files:
-        index = (folder / "model.safetensors.index.json").read_text(encoding="utf-8")
-        weights = set(json.loads(index)["weight_map"].values())
+    if INDEX in files:
+        try:
+            weights = {*json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(f"{folder / INDEX} is broken. Save the model again.") from error
     missing = sorted(({"config.json"} | weights) - files)
     if not files & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
         missing.append("tokenizer.json")

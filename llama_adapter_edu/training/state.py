@@ -22,7 +22,7 @@ from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from llama_adapter_edu.adapters.config import AdapterState
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.files.save_load import save_adapter
 
 FORMAT = "llama_adapter_edu/run/1"
@@ -79,7 +79,7 @@ def write_state(
     }
     _write_file(folder / TENSORS, content)
     _write_file(folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
-    if getattr(model, "adapter_state", AdapterState()).active is not None:
+    if active_adapter(model) is not None:
         save_adapter(model, folder)
 
 
