@@ -11,9 +11,8 @@ A chat is the same several times: each turn of the assistant is an answer. What 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from llama_adapter_edu.data.chats import CUT, learnt_pieces, prompt_pieces, token_ids
@@ -23,6 +22,9 @@ from llama_adapter_edu.data.rows import (
     checked_row,
     describe_left_out,
 )
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 IGNORE_INDEX = -100  # what torch's cross entropy leaves out
 
@@ -122,7 +124,7 @@ def as_messages(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> l
 
 def encode_dataset(
     dataset: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int | None = 512
-) -> Dataset | IterableDataset:
+) -> "Dataset | IterableDataset":
     """Every row through `encode`, in memory; the texts stay for the evaluation.
 
     Rows that nothing can be learnt from are left out whole (see `encode`). A warning says how many,
@@ -143,6 +145,8 @@ def encode_dataset(
             "splits pass one, as dataset['train']; a single row in a list; what a file or the hub "
             "holds through load_instructions."
         )
+    from datasets import IterableDataset
+
     if isinstance(dataset, IterableDataset):
         return _encode_stream(dataset, tokenizer, max_length)
     numbered = ((f"row {number}", row) for number, row in enumerate(dataset, start=1))
@@ -154,7 +158,7 @@ def encode_dataset(
 
 def encode_rows(
     rows: Iterable[tuple[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> tuple[Dataset, str]:
+) -> "tuple[Dataset, str]":
     """The rows that can be used, encoded, and a sentence about the others ("" if there are none).
 
     Args:
@@ -163,6 +167,8 @@ def encode_rows(
     Raises:
         ValueError: as `encode_dataset`.
     """
+    from datasets import Dataset
+
     kept, report = _encode_each(rows, tokenizer, max_length)
     if not kept:
         raise ValueError(f"No row is left. {report}" if report else "There are no rows to encode.")
@@ -170,8 +176,8 @@ def encode_rows(
 
 
 def _encode_stream(
-    stream: IterableDataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> IterableDataset:
+    stream: "IterableDataset", tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> "IterableDataset":
     def encode_some(columns: dict[str, list], numbers: list[int]) -> dict[str, list]:
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         places = (f"row {number + 1}" for number in numbers)
