@@ -1,7 +1,6 @@
 """The command line: what it prints, returns and refuses; small runs of main job and chat."""
 
 import builtins
-import inspect
 import json
 import subprocess
 import sys
@@ -12,8 +11,9 @@ from safetensors.torch import load_file
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, chat, save_adapter
 from llama_adapter_edu import __main__ as command_line
-from llama_adapter_edu.course import demo as main_job
+from llama_adapter_edu.course import demo
 from llama_adapter_edu.files.save_load import WEIGHTS_FILE
+from llama_adapter_edu.job import score
 
 
 def run(*arguments: str) -> int:
@@ -29,11 +29,6 @@ def test_help_and_the_package_load_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
     for command in ("doctor", "progress", "report", "finetune", "chat"):
         assert command in done.stdout
-
-
-def test_options_are_the_main_jobs_arguments():
-    options = vars(command_line._parser().parse_args(["finetune", "--model", "m", "--cpu"]))
-    assert set(options) - {"command"} == set(inspect.signature(main_job.run_main_job).parameters)
 
 
 @pytest.mark.parametrize("arguments", [(), ("fly",), ("finetune", "--steps", "many")])
@@ -60,7 +55,7 @@ def test_bad_settings_are_refused_before_the_work_starts(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "setup.cfg").write_text("a file in the way")
-    monkeypatch.setattr(main_job.evaluate, "generate_answers", lambda *_, **__: pytest.fail())
+    monkeypatch.setattr(score, "generate_answers", lambda *_, **__: pytest.fail())
     assert run("finetune", "--cpu", *arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -157,6 +152,6 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
     def interrupted(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main_job, "run_main_job", interrupted)
+    monkeypatch.setattr(demo, "run_demo", interrupted)
     assert run("finetune") == 130
     assert "Stopped" in capsys.readouterr().err

@@ -1,37 +1,44 @@
 """Answers of a model, and how many are right to the letter."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.encoding import encode_prompt
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, as_messages, encode, encode_history
+
+Rows = Iterable[Mapping[str, Any]]
 
 
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
+    dataset: Rows,
     *,
     max_new_tokens: int,
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[str]:
-    """Greedy answers to the instructions of a dataset, in its order.
+    """Greedy answers to the instructions of a dataset, in its order; of a chat, its last answer.
 
-    Prompts of similar length share a batch, padded on the left, so that each answer is the one the
-    row would get alone.
+    They are greedy whatever the model's `generation_config` says about sampling and penalties. Of
+    it only the tokens that end an answer count; the token that rows are trained to end with ends
+    it, too. Prompts of similar length share a batch, padded on the left, so that each answer is the
+    one the row would get alone.
     """
-    prompts = [encode_prompt(tokenizer, row["instruction"], row["input"]) for row in dataset]
+    prompts = [_prompt(tokenizer, row) for row in dataset]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    greedy = GenerationConfig(
+    greedy = copy.copy(model)  # shares all weights; the model keeps its own settings
+    greedy.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ending_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
+    opening = _opening(tokenizer)
     answers = [""] * len(prompts)
     starts = range(0, len(order), batch_size)
     for start in tqdm(starts, desc="answering", unit="batch", disable=not progress):
@@ -40,13 +47,50 @@ def generate_answers(
             {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
         ).to(model.device)
         with torch.no_grad():
-            ids = model.generate(**batch, generation_config=greedy)
+            ids = greedy.generate(**batch)
         texts = tokenizer.batch_decode(
             ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
         for row, text in zip(rows, texts, strict=True):
-            answers[row] = text.strip()
+            answers[row] = text.strip().removeprefix(opening).strip()
     return answers
+
+
+def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the model's, the tokenizer's, and the chat template's."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    learnt = encode({"instruction": "x", "output": "x"}, tokenizer, None)["labels"][-1]
+    return sorted({*own, tokenizer.eos_token_id, learnt} - {None})
+
+
+def expected_answers(dataset: Rows) -> list[str]:
+    """What the rows say that `generate_answers` should give."""
+    return [
+        row["messages"][_last(row)]["content"] if "messages" in row else row["output"]
+        for row in dataset
+    ]
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[int]:
+    if "messages" in row:
+        messages = row["messages"][: _last(row)]
+    else:
+        asked = {"instruction": row["instruction"], "input": row.get("input")}
+        messages = as_messages(asked, tokenizer)
+    return encode_history(tokenizer, messages)
+
+
+def _last(row: Mapping[str, Any]) -> int:
+    roles = [message["role"] for message in row["messages"]]
+    return len(roles) - 1 - roles[::-1].index("assistant")
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template itself writes in front of each answer, as an empty thought."""
+    labels = encode({"instruction": "x", "output": "answer"}, tokenizer, None)["labels"]
+    learnt = [label for label in labels if label != IGNORE_INDEX]
+    return tokenizer.decode(learnt, skip_special_tokens=True).partition("answer")[0].strip()
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
@@ -62,6 +106,10 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
     )
 
 
-def longest_answer(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
+def longest_answer(dataset: Rows, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the longest expected answer, its closing token included: enough to score by."""
-    return 1 + max(len(ids) for ids in tokenizer(dataset["output"][:])["input_ids"])
+    lengths = []
+    for row in dataset:
+        labels = encode(row, tokenizer, max_length=None)["labels"][::-1]
+        lengths.append(labels.index(IGNORE_INDEX))
+    return max(lengths)
