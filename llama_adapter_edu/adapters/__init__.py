@@ -2,3 +2,15 @@
 
 `manage.py` is the way in, `attach.py` is where they meet the model's attention.
 """
+
+from .config import AdaptionPromptConfig as AdaptionPromptConfig
+from .inspect import count_parameters as count_parameters
+from .inspect import gate_openings as gate_openings
+from .inspect import parameter_report as parameter_report
+from .inspect import prompt_weights as prompt_weights
+from .manage import adapter_configs as adapter_configs
+from .manage import adapter_prompts as adapter_prompts
+from .manage import add_adaption_prompts as add_adaption_prompts
+from .manage import disable_adapter as disable_adapter
+from .manage import remove_adapter as remove_adapter
+from .manage import set_adapter as set_adapter

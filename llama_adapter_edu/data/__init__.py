@@ -1,1 +1,11 @@
-"""Rows of text -> token ids -> batches; and answers of a model, compared with the right ones."""
+"""Rows of text -> token ids -> batches; and answers of a model, compared with the right ones.
+
+`instructions.py` reads rows, `encoding.py` makes tokens and labels of them, `batches.py` pads.
+"""
+
+from .batches import collate as collate
+from .encoding import encode_dataset as encode_dataset
+from .encoding import format_prompt as format_prompt
+from .evaluate import exact_match as exact_match
+from .evaluate import generate_answers as generate_answers
+from .instructions import load_instructions as load_instructions

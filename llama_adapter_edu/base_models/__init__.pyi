@@ -1,0 +1,1 @@
+from .load import load_llama as load_llama
