@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import accelerate
-import matplotlib.pyplot as plt
 import torch
 import transformers
 from accelerate import Accelerator
@@ -21,7 +20,6 @@ from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.inspect import parameter_report
 from llama_adapter_edu.adapters.manage import adapter_prompts, add_adaption_prompts
 from llama_adapter_edu.base_models.load import load_llama
-from llama_adapter_edu.course import figures
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data import evaluate
 from llama_adapter_edu.data.encoding import encode_dataset
@@ -117,8 +115,14 @@ def _print_answers(test: Dataset, before: list[str], after: list[str]) -> None:
     print()
 
 
-def _plot(history: History, layers: list[int], path: Path) -> Path:
-    """The loss of each step, and the gates of each layer and head at the end."""
+def _plot(history: History, layers: list[int], path: Path) -> Path | str:
+    """The loss of each step, and the gates of each layer and head at the end; or why not."""
+    try:
+        import matplotlib.pyplot as plt
+
+        from llama_adapter_edu.course import figures
+    except ModuleNotFoundError as error:
+        return f"left out, it needs {error.name}, which is in the extra `course`"
     with plt.rc_context():
         figures.use_style()
         figure, (left, right) = plt.subplots(ncols=2, figsize=(9, 4))
