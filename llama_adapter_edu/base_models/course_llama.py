@@ -93,9 +93,9 @@ def _bring(cache: Path, folder: Path) -> None:
 def _check_reader() -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError(
-            "The course's Llama comes as a GGUF file, and the package that reads it is not here. It "
-            "belongs to the extra `course`: run `python -m pip install gguf`. "
-            "Another model, load_llama(name_or_folder), needs no extra.",
+            "The course's Llama comes as a GGUF file. The package that reads it, gguf, is in the "
+            "extra `course`: run `python -m pip install gguf`. Another model, "
+            "load_llama(name_or_folder), needs no extra.",
             name="gguf",
         )
 
