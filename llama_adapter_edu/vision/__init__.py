@@ -6,5 +6,3 @@
 from .attach import add_vision as add_vision
 from .encoders import ClipEncoder as ClipEncoder
 from .encoders import DigitEncoder as DigitEncoder
-from .files import load_vision as load_vision
-from .files import save_vision as save_vision
