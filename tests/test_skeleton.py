@@ -80,12 +80,34 @@ def test_the_readme_names_every_lesson_and_only_real_commands():
 
 
 def test_taught_code_uses_named_axes():
-    """The lessons' axes have names: no bare view, permute or transpose in the taught modules."""
-    for name in ("attention", "adaption_prompt", "slide", "vision"):
-        path = ROOT / "llama_adapter_edu" / f"{name}.py"
-        if path.exists():
-            code = path.read_text(encoding="utf-8")
-            assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
+    """The lessons' axes have names: no bare view, permute, transpose or reshape where it is taught."""
+    files = {path.stem: path for path in (ROOT / "llama_adapter_edu/method").glob("[a-z]*.py")}
+    assert files.keys() == {"attention", "gated_prompts", "image_prompts", "wrapped_layer"}
+    for name, path in files.items():
+        code = path.read_text(encoding="utf-8")
+        assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
+
+
+def words(text: str) -> int:
+    """Words as a reader meets them: without addresses of links, with code and its output."""
+    text = re.sub(r"\]\([^)\s]*\)", "]", text)
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def test_the_readme_is_short():
+    before, _, rest = README.partition(report.START)
+    generated, _, after = rest.partition(report.END)
+    assert words(before + after) <= 1300
+    assert 50 < words(generated) <= 200
+
+
+def test_the_readme_has_its_parts_in_order_and_every_folder_of_the_library():
+    headings = re.findall(r"^## (.*)$", re.sub(r"```.*?```", "", README, flags=re.S), re.M)
+    wanted = "Start, Lessons, The library, How checking works, What it reaches, Read on"
+    assert headings == wanted.split(", ")
+    tree = re.search(r"^llama_adapter_edu/\n((?: +.*\n)+)", README, re.M)[1]
+    folders = {path.parent.name for path in (ROOT / "llama_adapter_edu").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/", tree, re.M)) == folders
 
 
 @pytest.mark.parametrize("name", report.FILES)
