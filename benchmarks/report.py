@@ -12,6 +12,7 @@ from statistics import mean
 
 from benchmarks.measure import RESULTS
 from benchmarks.report_speed import speed, trials
+from tools.marked import replace_marked
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "llama_adapter_edu/course/results"
@@ -137,11 +138,7 @@ FILES = {
 
 def written(name: str) -> str:
     """One of the files, with the results of now between its two markers."""
-    before, _, rest = (ROOT / name).read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{name} needs a line {START!r} and after it a line {END!r}.")
-    return f"{before}{START}\n{FILES[name]()}\n{END}{after}"
+    return replace_marked((ROOT / name).read_text(encoding="utf-8"), START, END, FILES[name]())
 
 
 def main() -> int:

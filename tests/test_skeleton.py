@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks import report
+from tools import architecture
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,7 +81,7 @@ def test_the_readme_names_every_lesson_and_only_real_commands():
 
 
 def test_taught_code_uses_named_axes():
-    """The lessons' axes have names: no bare view, permute, transpose or reshape where it is taught."""
+    """The lessons' axes have names: what is taught has no bare view, permute or reshape."""
     files = {path.stem: path for path in (ROOT / "llama_adapter_edu/method").glob("[a-z]*.py")}
     assert files.keys() == {"attention", "gated_prompts", "image_prompts", "wrapped_layer"}
     for name, path in files.items():
@@ -114,3 +115,43 @@ def test_the_readme_has_its_parts_in_order_and_every_folder_of_the_library():
 def test_written_results_are_those_of_the_benchmarks(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert report.written(name) == text, "run: python -m benchmarks.report --write"
+
+
+def test_the_architecture_page_has_the_facts_of_now():
+    assert architecture.written() == architecture.PAGE.read_text(encoding="utf-8"), (
+        "run: python -m tools.architecture --write"
+    )
+
+
+def test_the_architectures_picture_names_files_that_are_there():
+    """A line of files, as in `adapters/manage.py  attach.py`, keeps to one folder until another."""
+    picture = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
+    lines = re.findall(r'font-family="monospace"[^>]*>([^<]+)<', picture)
+    assert len(lines) > 10
+    for line in lines:
+        folder = ""
+        for name in line.split() if line != "transformers" else ():
+            folder = name.rpartition("/")[0] or folder
+            path = ROOT / "llama_adapter_edu" / folder / name.rpartition("/")[2]
+            assert path.is_file(), line
+
+
+def test_facts_count_what_is_there_and_find_imports(tmp_path):
+    package = tmp_path / "llama_adapter_edu"
+    for name, text in {
+        "__main__.py": '"""Start | stop."""\nfrom llama_adapter_edu.course.tasks import x\n',
+        "course/__init__.py": '"""The course."""\n',
+        "course/tasks.py": "from llama_adapter_edu.method.heads import y\n" * 149,
+        "course/reference/lesson.py": "generated = 1\n" * 500,
+        "method/__init__.py": '"""The method."""\n',
+        "method/heads.py": "y = 1\n" * 120,
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    contract = 'type = "layers"\nlayers = ["__main__", "course", "method"]\n'
+    (tmp_path / "pyproject.toml").write_text(f"[[tool.importlinter.contracts]]\n{contract}")
+    lines = architecture.facts(tmp_path).splitlines()
+    assert r"| 3 | `__main__.py` | Start \| stop. | 1 | 2 | course |" in lines
+    assert "| 2 | `course/` | The course. | 1 | 200 | method |" in lines
+    assert "| 1 | `method/` | The method. | 1 | 100 |  |" in lines
+    assert lines[-1].endswith("about 100 lines. Its longest file is `method/heads.py`.")
