@@ -1,5 +1,6 @@
 """The repository around the library: pinned versions, README, files that must agree."""
 
+import pkgutil
 import re
 from importlib import metadata
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_every_relative_link_leads_somewhere(page):
         assert target.exists(), f"{page}: {link}"
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {link}"
+
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += [*(ROOT / "docs").glob("*.md"), ROOT / "docs/teaching/index.md", *ROOT.glob("examples/*")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_and_file_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"\bllama_adapter_edu(?:\.\w+)+", text):
+        pkgutil.resolve_name(module)
+    for path in re.findall(r"(?<![\w/])(?:llama_adapter_edu|benchmarks|tools|tests|docs)/[\w./]+", text):
+        assert "NN" in path or (ROOT / path.rstrip(".")).exists(), path
 
 
 def test_the_readme_names_every_lesson_and_only_real_commands():
