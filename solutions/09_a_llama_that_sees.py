@@ -50,12 +50,12 @@ from llama_adapter_edu.course.tasks.digits import (
     questions_about,
 )
 from llama_adapter_edu.course.tasks.digits_training import answer_words, train_digits
+from llama_adapter_edu.files.vision import load_vision, save_vision
 from llama_adapter_edu.method.gated_prompts import Projection, prompt_keys_values
 from llama_adapter_edu.method.image_prompts import KeysValues
 from llama_adapter_edu.vision import attach as vision
-from llama_adapter_edu.vision.attach import ImagePrompt
 from llama_adapter_edu.vision.encoders import ClipEncoder, DigitEncoder
-from llama_adapter_edu.vision.files import load_vision, save_vision
+from llama_adapter_edu.vision.image_prompt import ImagePrompt
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import scaled_dot_product_attention

@@ -14,6 +14,7 @@ from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
 
 from llama_adapter_edu import TrainingConfig, finetune, load_adapter
 from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.base_models.sharded import shard_base
 from llama_adapter_edu.course.tasks.profiles import PROFILES
 from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.training import loss as the_loss
@@ -23,8 +24,8 @@ from llama_adapter_edu.training.loop import (
     make_optimizer,
     training_batches,
 )
-from llama_adapter_edu.training.sharding import shard_base
-from llama_adapter_edu.training.step import Rows, accumulate_gradients, micro_batches
+from llama_adapter_edu.training.rows import Rows
+from llama_adapter_edu.training.step import accumulate_gradients, micro_batches
 
 NUMBERS = [4, 0, 9, 2, 7, 1, 5]
 
@@ -106,9 +107,8 @@ def test_micro_batches_hold_each_row_once_and_are_equally_many(n_rows, n_process
     numbers = list(range(10, 10 + n_rows))
     shares = [micro_batches(numbers, size, rank, n_processes) for rank in range(n_processes)]
     assert len({len(share) for share in shares}) == 1
-    assert all(rows for share in shares for rows, _ in share)
-    assert all(len(rows) <= (size or n_rows) for share in shares for rows, _ in share)
-    counted = [row for share in shares for rows, weight in share if weight for row in rows]
+    assert all(len(rows) <= (size or n_rows) for share in shares for rows in share)
+    counted = [row for share in shares for rows in share for row in rows]
     assert sorted(counted) == numbers
 
 

@@ -404,7 +404,7 @@ def test_an_unknown_format_and_an_adapter_that_sees(tiny, tmp_path):
     model = trained(tiny(), "per_layer")
     with pytest.raises(ValueError, match=r"format must be one of .*'litgpt'.*, got 'gguf'"):
         save_adapter(model, tmp_path / "no", format="gguf")
-    model.vision = nn.ModuleDict({"default": nn.Identity()})
+    decoder_of(model).vision = nn.ModuleDict({"default": nn.Identity()})
     with pytest.raises(ValueError, match="peft holds no image encoder"):
         save_adapter(model, tmp_path / "no", format="peft")
     assert not (tmp_path / "no").exists()

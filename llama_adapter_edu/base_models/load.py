@@ -23,6 +23,7 @@ from transformers import (
 
 from llama_adapter_edu.base_models.course_llama import course_llama
 from llama_adapter_edu.base_models.names import check_model_name
+from llama_adapter_edu.base_models.sharded import load_sharded
 from llama_adapter_edu.hub_names import quiet
 
 
@@ -33,6 +34,7 @@ def load_llama(
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    shard: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model, ready to use and to adapt, and its tokenizer.
 
@@ -43,6 +45,8 @@ def load_llama(
     `cache_dir`: where downloads are kept. Nothing, for the course's Llama: the folder named by the
         environment variable LLAMA_ADAPTER_EDU_CACHE, else the user's cache folder. Nothing, for
         others: the hub's own cache.
+    `shard`: spread the weights over the processes that `accelerate launch` or torchrun started.
+        Each reads only its part, to its own device, whatever `device` is. Adapters come afterwards.
 
     The model is in eval mode. A tokenizer without a pad token gets one. Code from a repository is
     never run, and only safetensors weights are read.
@@ -57,16 +61,20 @@ def load_llama(
         source, offline = str(course_llama(cache_dir)), True
     else:
         source, offline = os.path.expanduser(name), check_model_name(name, cache_dir)
-    options = {"cache_dir": cache_dir, "local_files_only": offline, "trust_remote_code": False}
+    hub_options = {"cache_dir": cache_dir, "local_files_only": offline}
+    options = {**hub_options, "trust_remote_code": False}
     model_options = {"dtype": dtype, "attn_implementation": attn_implementation}
     with quiet(), _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, **model_options, **options
-        )
+        if shard:
+            model, report = load_sharded(source, **model_options, **hub_options)
+        else:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **model_options, **options
+            )
     _check_complete(source, report["missing_keys"])
     _fill_pad_token(model, tokenizer)
-    return model.to(device).eval(), tokenizer
+    return (model if shard else model.to(device)).eval(), tokenizer
 
 
 @contextmanager

@@ -11,10 +11,12 @@ Shapes: b rows of a batch, s token positions.
 import reprlib
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 IGNORE_INDEX = -100  # what torch's cross entropy leaves out
 
@@ -95,7 +97,7 @@ def encode_dataset(
     dataset: Iterable[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = 512,
-) -> Dataset:
+) -> "Dataset":
     """Every row through `encode`, in memory; the three text columns stay for the evaluation.
 
     Rows longer than `max_length` are left out whole, and a warning says how many.
@@ -103,6 +105,8 @@ def encode_dataset(
     Raises:
         ValueError: as `encode`; or no row is left.
     """
+    from datasets import Dataset
+
     rows = [
         dict(zip(COLUMNS, _texts(row), strict=True)) | encode(row, tokenizer, max_length=None)
         for row in dataset

@@ -7,8 +7,10 @@ What the formats hold is in `own.py`, `peft.py`, `lit.py` and
 import os
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
 from llama_adapter_edu.files.download import base_name, download_adapter
@@ -24,8 +26,10 @@ from llama_adapter_edu.files.safe_files import (
     shown,
     write_files,
 )
+from llama_adapter_edu.files.vision import put_vision, read_vision, vision_contents
 from llama_adapter_edu.files.weights import AdapterWeights, base_shape, put_into, weights_of
 from llama_adapter_edu.hub_names import is_hub_id
+from llama_adapter_edu.vision.attach import vision_of
 
 __all__ = [
     "CONFIG_FILE",
@@ -65,25 +69,38 @@ def save_adapter(
             adapter; the message says what would be lost.
         OSError: the folder cannot be written (disk full, read-only); earlier files are intact.
     """
-    name = adapter_name or getattr(getattr(model, "adapter_state", None), "active", None)
+    name = adapter_name or active_adapter(model)
     if name is None:
         raise ValueError("the model has no active adapter to save: add one, or pass adapter_name.")
     if format not in FORMATS:
         raise ValueError(f"format must be one of {tuple(FORMATS)}, got {format!r}.")
     weights = weights_of(model, name)
-    if format != "llama_adapter_edu" and name in getattr(model, "vision", {}):
-        raise ValueError(f"{format} holds no image encoder: what adapter {name!r} sees were lost.")
-    return write_files(folder, FORMATS[format](model, weights, base_model or base_name(model)))
+    contents = FORMATS[format](model, weights, base_model or base_name(model))
+    if name in vision_of(model):
+        if format != "llama_adapter_edu":
+            raise ValueError(
+                f"the format {format!r} holds no image encoder, so adapter {name!r} would be "
+                'blind. Take format="llama_adapter_edu".'
+            )
+        contents |= vision_contents(model, name)
+    return write_files(folder, contents)
 
 
 def load_adapter(
-    model: PreTrainedModel, source: str | os.PathLike, adapter_name: str = "default"
+    model: PreTrainedModel,
+    source: str | os.PathLike,
+    adapter_name: str = "default",
+    *,
+    encoder: nn.Module | None = None,
 ) -> PreTrainedModel:
     """Add a saved adapter to a base model of the same shape, in place, and make it the active one.
 
     Args:
         source: what `save_adapter` wrote in any format, or PEFT, litgpt or lit-llama: a folder or
             a `.pth` file. Or the id of such a folder on the Hugging Face hub, as "owner/name".
+        encoder: for an adapter that sees (`add_vision`): an image encoder of the same kind as when
+            it was saved. What trains of it gets the saved numbers; what is frozen, as a CLIP, stays
+            as it is.
 
     Raises:
         FileNotFoundError: the folder, one of its files, or the repository does not exist.
@@ -94,10 +111,14 @@ def load_adapter(
         In each case the model is as it was.
     """
     attention_layers(model)
-    weights = _read(_on_this_computer(source), model)
+    path = _on_this_computer(source)
+    weights, sight = _read(path, model), read_vision(model, path, encoder)
     n_layers = base_shape(model)["num_hidden_layers"]
     check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
-    return put_into(model, weights, adapter_name)
+    put_into(model, weights, adapter_name)
+    if sight is not None:
+        put_vision(model, sight, encoder, adapter_name)
+    return model
 
 
 def _on_this_computer(source: str | os.PathLike) -> Path:

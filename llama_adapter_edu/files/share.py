@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.base_models.load import load_llama
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
 from llama_adapter_edu.files.download import base_name, download_adapter
@@ -66,7 +67,7 @@ def push_to_hub(
         raise ValueError("data should say what the adapter was trained on: an id or a sentence.")
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder, adapter_name, format, base_model=base_model)
-        weights = weights_of(model, adapter_name or model.adapter_state.active)
+        weights = weights_of(model, adapter_name or active_adapter(model))
         card = model_card(weights, repo_id, base_model, data, format, license)
         Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
         return _upload(folder, repo_id, private)

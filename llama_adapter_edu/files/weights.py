@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
-from llama_adapter_edu.adapters.decoder import attention_layers, decoder_of
+from llama_adapter_edu.adapters.decoder import attention_layers, brought_here, decoder_of
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
 
@@ -41,12 +41,11 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
     Raises:
         ValueError: the model has no adapter of that name.
     """
-    layers = adapter_prompts(model, adapter_name).items()
-    return AdapterWeights(
-        adapter_configs(model)[adapter_name],
-        {number: _copy(prompt.prompts) for number, prompt in layers},
-        {number: _copy(prompt.gate) for number, prompt in layers},
-    )
+    prompts, gates = {}, {}
+    for number, prompt in adapter_prompts(model, adapter_name).items():
+        with brought_here(prompt):
+            prompts[number], gates[number] = _copy(prompt.prompts), _copy(prompt.gate)
+    return AdapterWeights(adapter_configs(model)[adapter_name], prompts, gates)
 
 
 def _copy(parameter: Tensor) -> Tensor:

@@ -14,17 +14,21 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from torch import nn
 
+from llama_adapter_edu.training.processes import on_main_process
 from llama_adapter_edu.training.state import (
     BrokenStateError,
     History,
     ResumeError,
+    State,
+    capture,
     read_state,
+    restore,
     write_state,
 )
 
@@ -36,10 +40,12 @@ KEPT = 2
 class ResumeFolder:
     """The checkpoints of one run. Use it in a `with` block; a folder of None keeps nothing.
 
+    Only the main process looks into the folder: the others, which may run on machines without it,
+    learn from it what was found.
+
     Args:
-        about: settings and data of the run, plain values by name. A run only goes on where they
-            are the same.
-        accelerator: its main process writes, the others only read.
+        about: settings, data and model of the run, plain values by name. A run only goes on where
+            they are the same.
 
     Raises (on entering):
         ResumeError: another run works in the folder.
@@ -54,54 +60,73 @@ class ResumeFolder:
         self._held = ExitStack()
 
     def __enter__(self) -> "ResumeFolder":
-        if self.folder is not None and self.accelerator.is_main_process:
-            self._held.callback(_lock(self.folder).release)
-            for leftover in self.folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(leftover)
-        self.accelerator.wait_for_everyone()
+        if self.folder is not None:
+            on_main_process(self.accelerator, self._hold)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._held.close()
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
-        """Put the newest checkpoint into model and optimiser. Returns the history up to it.
+    def load(self, *run: Any) -> History:
+        """Put the newest checkpoint into `run`: model, optimiser, gradient scaler.
+
+        Without a checkpoint, the other processes begin with what trains in the main one.
+
+        Returns:
+            the history up to the checkpoint.
 
         Raises:
-            ResumeError: it is of another run, or broken. Model and optimiser are as they were.
+            ResumeError: it is of another run, or broken. The run is as it was.
         """
-        *earlier, newest = [None, *self._checkpoints()]
-        if newest is None:
-            return History()
-        try:
-            return read_state(newest, self.about, model, optimizer, self.accelerator)
-        except BrokenStateError as error:
-            where = f"step {_step_of(earlier[-1])}" if earlier[-1] else "the beginning"
-            raise BrokenStateError(
-                f"{error} Delete it, and the run goes on from {where}."
-            ) from error
+        state = on_main_process(
+            self.accelerator, lambda: self._newest() or capture(*run, History())
+        )
+        return restore(state, *run)
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> str:
-        """Write a checkpoint, unless this step has one. Returns a sentence that says where it is.
+    def save(self, model: nn.Module, *run: Any) -> str:
+        """Write a checkpoint of model, optimiser, scaler and history, unless this step has one.
+
+        Returns:
+            a sentence that says where it is.
 
         Raises:
             OSError: it cannot be written; earlier checkpoints are whole.
         """
         if self.folder is None:
             return ""
-        path = self.folder / f"step-{len(history.losses):06d}"
-        if self.accelerator.is_main_process and not path.exists():
-            try:
-                with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as unfinished:
-                    whole = Path(unfinished, path.name)
-                    whole.mkdir()
-                    write_state(whole, self.about, model, optimizer, history, self.accelerator)
-                    os.rename(whole, path)
-                self._forget_old()
-            except OSError as error:
-                raise _cannot_write(path, error) from error
-        self.accelerator.wait_for_everyone()
+        path = self.folder / f"step-{len(run[-1].losses):06d}"
+        on_main_process(self.accelerator, lambda: self._write(path, model, *run))
         return f"The state is saved in {path}."
+
+    def _hold(self) -> None:
+        self._held.callback(_lock(self.folder).release)
+        for leftover in self.folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover)
+
+    def _newest(self) -> State | None:
+        *earlier, newest = [None, *self._checkpoints()]
+        if newest is None:
+            return None
+        try:
+            return read_state(newest, self.about)
+        except BrokenStateError as error:
+            where = f"step {_step_of(earlier[-1])}" if earlier[-1] else "the beginning"
+            raise BrokenStateError(
+                f"{error} Delete it, and the run goes on from {where}."
+            ) from error
+
+    def _write(self, path: Path, model: nn.Module, *run: Any) -> None:
+        if path.exists():
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as unfinished:
+                whole = Path(unfinished, path.name)
+                whole.mkdir()
+                write_state(whole, self.about, capture(model, *run), model)
+                os.rename(whole, path)
+            self._forget_old()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
     def _checkpoints(self) -> list[Path]:
         if self.folder is None:

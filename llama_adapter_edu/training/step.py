@@ -12,58 +12,29 @@ number of processes, the size of the micro-batches, and the length of the rows.
 import gc
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
-from llama_adapter_edu.training.loss import answer_loss_sum
-
-
-@dataclass
-class Rows:
-    """The encoded rows of a run and how they become tensors."""
-
-    dataset: Dataset  # columns input_ids and labels
-    pad_token_id: int
-    device: torch.device
-
-    def batch(self, numbers: Sequence[int]) -> dict[str, Int[Tensor, "b s"]]:
-        columns = self.dataset[list(numbers)]
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        tensors = collate(rows, self.pad_token_id)
-        # Padding comes after the words, where causal attention does not look. So a mask changes
-        # nothing, and attention is faster without one.
-        del tensors["attention_mask"]
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
-
-    def labelled_tokens(self, numbers: Sequence[int]) -> int:
-        labels = self.dataset[list(numbers)]["labels"]
-        return sum(label != IGNORE_INDEX for row in labels for label in row[1:])
+from llama_adapter_edu.training.loss import LossSum, answer_loss_sum
+from llama_adapter_edu.training.rows import Rows
 
 
 def micro_batches(
     numbers: Sequence[int], size: int | None, process: int = 0, n_processes: int = 1
-) -> list[tuple[list[int], float]]:
-    """The rows of a step that one process works on, in micro-batches of at most `size` rows.
+) -> list[list[int]]:
+    """Row numbers of a step that one process works on, in micro-batches of at most `size` rows.
 
-    Every process gets the same number of micro-batches, because processes wait for each other in
-    each of them. Where rows run out, the step's first row fills in with weight 0.
-
-    Returns:
-        pairs of row numbers and weight, 1.0 or 0.0.
+    Every process gets the same number of micro-batches, because processes that share a spread base
+    wait for each other in each of them. Where rows run out, micro-batches are empty.
     """
     share = -(-len(numbers) // n_processes)
     size = min(size or share, share)
     mine = list(numbers[process::n_processes])
-    cut = [(mine[start : start + size], 1.0) for start in range(0, share, size)]
-    return [(rows, weight) if rows else ([numbers[0]], 0.0) for rows, weight in cut]
+    return [mine[start : start + size] for start in range(0, share, size)]
 
 
 def accumulate_gradients(
@@ -72,24 +43,31 @@ def accumulate_gradients(
     numbers: Sequence[int],
     micro_batch_size: int | None,
     accelerator: Accelerator,
+    loss_sum: LossSum | None = None,
 ) -> Float[Tensor, ""]:
     """Forward and backward over a step's rows; gradients add up in the parameters.
 
     Returns:
-        this process's part of the step's mean loss: the parts of all processes sum to it.
+        this process's part of the step's mean loss: the parts of all processes sum to it, as the
+        gradients do.
+
+    Raises:
+        ValueError: no token of these rows has a label.
     """
-    n_tokens, n_processes = rows.labelled_tokens(numbers), accelerator.num_processes
+    n_tokens = rows.n_labelled(numbers)
     if n_tokens == 0:
         raise ValueError(f"rows {list(numbers)} have no token with a label: nothing to learn from.")
-    parts = micro_batches(numbers, micro_batch_size, accelerator.process_index, n_processes)
+    parts = micro_batches(
+        numbers, micro_batch_size, accelerator.process_index, accelerator.num_processes
+    )
     part_of_loss = torch.zeros((), device=rows.device)
-    for number, (mine, weight) in enumerate(parts, start=1):
-        last = number == len(parts)
-        # Processes average their gradients in the last backward; n_processes makes that a sum.
-        with nullcontext() if last else accelerator.no_sync(model):
-            loss, _ = answer_loss_sum(model, rows.batch(mine))
-            loss = weight * loss / n_tokens
-            accelerator.backward(loss * n_processes)
+    for mine in parts:
+        batch = rows.batch(mine or numbers[:1])
+        if not mine:  # the others of the step compute: this process must, too, but learns nothing
+            batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+        with accelerator.autocast():
+            loss = answer_loss_sum(model, batch, loss_sum)[0] / n_tokens
+        accelerator.backward(loss)
         part_of_loss += loss.detach()
     return part_of_loss
 
@@ -100,6 +78,7 @@ def accumulate_within_memory(
     numbers: Sequence[int],
     micro_batch_size: int | None,
     accelerator: Accelerator,
+    loss_sum: LossSum | None = None,
 ) -> tuple[Float[Tensor, ""], int | None]:
     """`accumulate_gradients`; out of memory, the micro-batch is halved and the step begun again.
 
@@ -114,12 +93,13 @@ def accumulate_within_memory(
     """
     while True:
         try:
-            loss = accumulate_gradients(model, rows, numbers, micro_batch_size, accelerator)
-            return loss, micro_batch_size
+            size = micro_batch_size
+            return accumulate_gradients(model, rows, numbers, size, accelerator, loss_sum), size
         except torch.OutOfMemoryError as error:
             reason = str(error).split("\n")[0]
         # Outside the except block: there, the traceback would keep the step's tensors alive.
-        size = min(micro_batch_size or len(numbers), len(numbers))
+        share = -(-len(numbers) // accelerator.num_processes)
+        size = min(micro_batch_size or share, share)
         if accelerator.num_processes > 1:
             advice = f"Set micro_batch_size to less than the {size} rows of now."
         elif size == 1:
