@@ -40,8 +40,9 @@ test-newest: .venv-newest/ready  ## the library's tests with the newest versions
 
 .venv-oldest/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
-	$(PYTHON) tools/lower_bounds.py $(TORCH) > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[dev,quantized]"
+	.venv-oldest/bin/python -m pip install --quiet uv
+	echo "$(TORCH)" | .venv-oldest/bin/uv pip install --quiet --python .venv-oldest \
+	  --resolution lowest-direct --override - -e ".[dev,quantized]"
 	touch $@
 
 .venv-newest/ready: pyproject.toml

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # some consoles know no ✓
     try:
         return command(**options)
-    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+    except (ImportError, OSError, ValueError, TypeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:

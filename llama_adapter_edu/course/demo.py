@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from transformers import PreTrainedTokenizerBase
 
-from llama_adapter_edu.course import figures
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.encoding import encode_dataset
 from llama_adapter_edu.job.run import run_job
@@ -52,6 +50,10 @@ def run_demo(
 
 def draw_training(history: History, layers: Sequence[int], path: Path) -> None:
     """The loss of each step, and the gates of each layer and head at the end, in a picture file."""
+    import matplotlib.pyplot as plt
+
+    from llama_adapter_edu.course import figures
+
     with plt.rc_context():
         figures.use_style()
         figure, (left, right) = plt.subplots(ncols=2, figsize=(9, 4))
