@@ -31,7 +31,10 @@ LESSONS = {
 }
 
 
-@pytest.fixture(scope="module", params=LESSONS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in LESSONS],
+)
 def lesson(request) -> Lesson:
     return read_lesson(LESSONS[request.param])
 
