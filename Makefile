@@ -4,9 +4,9 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-CORES  := -n auto --dist loadgroup
+CORES  := -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-slow fuzz test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
+.PHONY: demo test test-quick test-slow faults fuzz test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -25,6 +25,9 @@ lab: $(VENV)/ready  ## open the lessons in JupyterLab
 
 test-slow: $(VENV)/ready  ## the tests that take minutes: several processes, killed in many ways
 	$(RUN) -m pytest --slow -m slow
+
+faults: $(VENV)/ready  ## put small faults into copies of the project: do the tests find them?
+	$(RUN) tests/faults.py $(ARGS)
 
 fuzz: $(VENV)/ready  ## broken and hostile files, many more than in the tests; records the counts
 	$(RUN) benchmarks/fuzz.py

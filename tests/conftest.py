@@ -18,9 +18,16 @@ import pytest
 import quick
 import strict_warnings
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from llama_adapter_edu import load_llama
+from llama_adapter_edu.base_models.course_llama import course_llama
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
@@ -48,6 +55,7 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")  # the longest first
     for item in items:
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
@@ -65,6 +73,20 @@ def llama():
 def fresh_llama():
     """(model, tokenizer) of the course's Llama, for one test to change as it likes."""
     return load_llama()
+
+
+@pytest.fixture(scope="session")
+def small_llama_folder(tmp_path_factory):
+    """A folder with a random Llama of two layers and the course's tokenizer: fast to train."""
+    folder = tmp_path_factory.mktemp("small_llama")
+    tokenizer = AutoTokenizer.from_pretrained(course_llama())
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), **shape, **heads)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -93,25 +92,18 @@ def run_pytest(folder: Path, *arguments: str, root: Path = ROOT, timeout: float 
     return run.stdout + run.stderr
 
 
-def nbval(notebooks: dict[str, NotebookNode], folder: Path, root: Path) -> dict[str, dict]:
-    """Run notebooks with nbval: {name: {index of a code cell: why it failed}}."""
-
-    def run(name: str, again: bool = True) -> dict[int, str]:
-        nbformat.write(notebooks[name], folder / f"{name}.ipynb")
-        options = ("--nbval", f"{name}.ipynb", f"--junitxml={name}.xml")
-        output = run_pytest(folder, *options, root=root)
-        cases = list(ET.parse(folder / f"{name}.xml").iter("testcase"))
-        assert len(cases) == len(code_cells(notebooks[name])), output
-        if any(case.find("error") is not None for case in cases):
-            # No kernel: two that start at the same moment may have chosen the same port.
-            assert again, output
-            return run(name, again=False)
-        found = {i: case.find("failure") for i, case in enumerate(cases)}
-        return {i: failure.get("message") for i, failure in found.items() if failure is not None}
-
-    alone = "PYTEST_XDIST_WORKER" not in os.environ  # else the other cores have their own tests
-    with ThreadPoolExecutor(os.cpu_count() if alone else 1) as cores:
-        return dict(zip(notebooks, cores.map(run, notebooks), strict=True))
+def nbval(notebook: NotebookNode, folder: Path, root: Path, again: bool = True) -> dict[int, str]:
+    """Run a notebook with nbval, in that folder: {index of a code cell: why it failed}."""
+    nbformat.write(notebook, folder / "lesson.ipynb")
+    output = run_pytest(folder, "--nbval", "lesson.ipynb", "--junitxml=lesson.xml", root=root)
+    cases = list(ET.parse(folder / "lesson.xml").iter("testcase"))
+    assert len(cases) == len(code_cells(notebook)), output
+    if any(case.find("error") is not None for case in cases):
+        # No kernel: two that start at the same moment may have chosen the same port.
+        assert again, output
+        return nbval(notebook, folder, root, again=False)
+    found = {i: case.find("failure") for i, case in enumerate(cases)}
+    return {i: failure.get("message") for i, failure in found.items() if failure is not None}
 
 
 def committed(lesson: Lesson, root: Path) -> NotebookNode:

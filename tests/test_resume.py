@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,26 @@ def content(path):
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """(history, model) of the tiny run, not cut: to compare with, not to change."""
+    return tiny_run()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a tiny run with checkpoints of steps 3 and 6, made once."""
+    folder = tmp_path_factory.mktemp("finished")
+    tiny_run(folder, save_every=3)
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of it, to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
 @pytest.fixture
 def processes():
     """Starts processes that have torch imported already."""
@@ -44,9 +65,17 @@ def processes():
     return context
 
 
-def finish(processes, folder, **settings):
-    process = processes.Process(target=run_in_process, args=(folder,), kwargs=settings)
+def begin(processes, folder, **settings):
+    """A process that is about to take its first step."""
+    started = processes.Event()
+    process = processes.Process(target=run_in_process, args=(folder, started), kwargs=settings)
     process.start()
+    started.wait()
+    return process
+
+
+def finish(processes, folder, **settings):
+    process = begin(processes, folder, **settings)
     process.join()
     assert process.exitcode == 0
     newest = max(folder.glob("step-*"))
@@ -56,14 +85,14 @@ def finish(processes, folder, **settings):
 @posix
 def test_killed_at_20_random_moments_it_ends_bit_for_bit_like_an_unbroken_run(tmp_path, processes):
     settings = {"steps": 40, "save_every": 2}
+    finish(processes, tmp_path / "first", **settings)  # whatever is slow once
+    start = time.monotonic()
     unbroken = finish(processes, tmp_path / "unbroken", **settings)
+    seconds = time.monotonic() - start
     rng, folder, kills, reached = random.Random(0), tmp_path / "killed", 0, []
     while kills < 20:
-        started = processes.Event()
-        process = processes.Process(target=run_in_process, args=(folder, started), kwargs=settings)
-        process.start()
-        started.wait()
-        process.join(timeout=rng.uniform(0.0, 0.5))
+        process = begin(processes, folder, **settings)
+        process.join(timeout=rng.uniform(0.0, seconds / 2))
         process.kill()
         process.join()
         if process.exitcode == 0:  # it was faster: begin again elsewhere
@@ -79,11 +108,18 @@ def test_killed_at_20_random_moments_it_ends_bit_for_bit_like_an_unbroken_run(tm
 
 
 @posix
-def test_killed_at_any_file_operation_of_a_save(tmp_path, processes):
+def test_killed_at_any_file_operation_of_a_save(tmp_path, processes, monkeypatch):
+    """The third save of a run, which also deletes the first checkpoint."""
     settings = {"steps": 3, "save_every": 1}
     unbroken = finish(processes, tmp_path / "unbroken", **settings)
+    two = tmp_path / "two"
+    full_disk_after(2, two, "mkdir", monkeypatch)
+    with pytest.raises(OSError, match="cannot write"):
+        run_in_process(two, **settings)
+    monkeypatch.undo()
     for die_at in range(1000):
         folder = tmp_path / str(die_at)
+        shutil.copytree(two, folder)
         kwargs = {"die_at": die_at, **settings}
         process = processes.Process(target=run_in_process, args=(folder,), kwargs=kwargs)
         process.start()
@@ -93,33 +129,45 @@ def test_killed_at_any_file_operation_of_a_save(tmp_path, processes):
         assert end == unbroken, f"killed at operation {die_at}"
         if process.exitcode == 0:
             break
-    assert die_at > 30  # three saves were cut at every operation
+        assert process.exitcode == -signal.SIGKILL
+    assert die_at > 10  # the save was cut at every operation
 
 
-def test_a_run_in_parts_ends_like_a_run_at_once(tmp_path):
-    at_once, whole = tiny_run(steps=6)
+def full_disk_after(saves, folder, operation, patch):
+    """Let an operation of the file system fail as soon as the folder has so many checkpoints."""
+    done = getattr(os, operation)
+
+    def full(*args, **options):
+        if len(steps_in(folder)) >= saves:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return done(*args, **options)
+
+    patch.setattr(os, operation, full)
+
+
+def test_a_run_in_parts_ends_like_a_run_at_once(tmp_path, whole):
+    at_once, model = whole
     with pytest.raises(FloatingPointError):  # something stops it after step 4
         tiny_run(tmp_path, model=poisoned(tiny_model(), at_call=5), steps=6, save_every=2)
     in_parts, resumed = tiny_run(tmp_path, steps=6, save_every=2)
     assert in_parts.losses == at_once.losses
     assert all(map(torch.equal, in_parts.gates, at_once.gates))
-    for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+    for mine, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_a_finished_run_is_loaded_and_not_repeated(tmp_path):
-    first, trained = tiny_run(tmp_path)
-    before = content(tmp_path)
-    again, loaded = tiny_run(tmp_path)
+def test_a_finished_run_is_loaded_and_not_repeated(finished, whole):
+    first, trained = whole
+    before = content(finished)
+    again, loaded = tiny_run(finished)
     assert again.losses == first.losses
-    assert content(tmp_path) == before
+    assert content(finished) == before
     assert all(map(torch.equal, loaded.parameters(), trained.parameters()))
 
 
-def test_a_checkpoint_is_an_adapter_too(tmp_path):
-    _, trained = tiny_run(tmp_path)
-    loaded = load_adapter(tiny_model(adapter=False), tmp_path / "step-000006")
-    for number, prompt in adapter_prompts(trained, "default").items():
+def test_a_checkpoint_is_an_adapter_too(finished, whole):
+    loaded = load_adapter(tiny_model(adapter=False), finished / "step-000006")
+    for number, prompt in adapter_prompts(whole[1], "default").items():
         other = adapter_prompts(loaded, "default")[number]
         assert torch.equal(prompt.prompts, other.prompts) and torch.equal(prompt.gate, other.gate)
 
@@ -145,20 +193,19 @@ def test_without_adaption_prompts_whatever_trains_is_kept(tmp_path):
         ({"model": tiny_model(adapter=False)}, "numbers that train was"),
     ],
 )
-def test_another_run_is_refused_and_nothing_changes(tmp_path, change, words):
-    tiny_run(tmp_path)
-    before = content(tmp_path)
+def test_another_run_is_refused_and_nothing_changes(finished, change, words):
+    before = content(finished)
     model = change.get("model") or tiny_model()
     parameters = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(ResumeError, match=words):
-        tiny_run(tmp_path, **change | {"model": model})
-    assert content(tmp_path) == before
+        tiny_run(finished, **change | {"model": model})
+    assert content(finished) == before
     assert all(map(torch.equal, parameters, model.parameters()))
 
 
-def test_another_micro_batch_size_may_go_on(tmp_path):
-    tiny_run(tmp_path)
-    assert len(tiny_run(tmp_path, micro_batch_size=2)[0].losses) == 6
+def test_another_micro_batch_size_may_go_on(copy):
+    shutil.rmtree(copy / "step-000006")
+    assert len(tiny_run(copy, micro_batch_size=2)[0].losses) == 6
 
 
 def cut(path):
@@ -181,30 +228,28 @@ def delete(path):
 
 @pytest.mark.parametrize("harm", [cut, flip, empty, delete])
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
-def test_a_broken_checkpoint_is_refused_and_the_one_before_goes_on(tmp_path, harm, file):
-    whole, _ = tiny_run(tmp_path, steps=6, save_every=3)
-    harm(tmp_path / "step-000006" / file)
-    before, model = content(tmp_path), tiny_model()
+def test_a_broken_checkpoint_is_refused_and_the_one_before_goes_on(copy, whole, harm, file):
+    harm(copy / "step-000006" / file)
+    before, model = content(copy), tiny_model()
     parameters = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(ResumeError) as error:
-        tiny_run(tmp_path, model=model, steps=6, save_every=3)
+        tiny_run(copy, model=model)
     if file == "state.json" and harm is flip:  # a changed setting reads like another run
         assert "broken" in str(error.value) or "another run" in str(error.value)
     else:
         assert "Delete it, and the run goes on from step 3" in str(error.value)
-    assert content(tmp_path) == before
+    assert content(copy) == before
     assert all(map(torch.equal, parameters, model.parameters()))
 
-    shutil.rmtree(tmp_path / "step-000006")
-    assert tiny_run(tmp_path, steps=6, save_every=3)[0].losses == whole.losses
+    shutil.rmtree(copy / "step-000006")
+    assert tiny_run(copy)[0].losses == whole[0].losses
 
 
-def test_state_json_that_is_no_state(tmp_path):
-    tiny_run(tmp_path)
+def test_state_json_that_is_no_state(copy):
     for text in ("[]", "null", "{}", '{"format": 1, "sha256": 2}', json.dumps("x")):
-        (tmp_path / "step-000006" / "state.json").write_text(text)
-        with pytest.raises(ResumeError, match="from the beginning"):
-            tiny_run(tmp_path)
+        (copy / "step-000006" / "state.json").write_text(text)
+        with pytest.raises(ResumeError, match=r"is broken.*goes on from step 3"):
+            tiny_run(copy)
 
 
 def test_two_runs_in_one_folder(tmp_path):
@@ -254,14 +299,13 @@ def test_a_read_only_folder(processes):
 
 
 @posix
-def test_a_file_that_cannot_be_written_to_its_end(tmp_path, processes):
+def test_a_file_that_cannot_be_written_to_its_end(tmp_path, processes, whole):
     """What a full disk does, by the system itself: `write` fails in the middle of a file."""
-    whole, _ = tiny_run()
     said = what_stops(processes, tmp_path, largest_file=4000)
     assert "cannot write" in said and "step-000004: File too large. Earlier checkpoints" in said
     assert steps_in(tmp_path) == ["step-000002"]
     assert not list(tmp_path.glob(".unfinished-*"))
-    assert tiny_run(tmp_path, save_every=2)[0].losses == whole.losses
+    assert tiny_run(tmp_path, save_every=2)[0].losses == whole[0].losses
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):
@@ -272,26 +316,17 @@ def test_a_file_in_place_of_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("operation", ["fsync", "rename", "mkdir"])
-def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch, operation):
-    whole, _ = tiny_run(steps=6)
-    done = getattr(os, operation)
-
-    def full_after_the_first_save(*args, **options):
-        if steps_in(tmp_path):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return done(*args, **options)
-
+def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch, operation, whole):
     with monkeypatch.context() as patch:
-        patch.setattr(os, operation, full_after_the_first_save)
+        full_disk_after(1, tmp_path, operation, patch)
         with pytest.raises(OSError, match=r"cannot write .*No space left .*Earlier .* whole"):
-            tiny_run(tmp_path, steps=6, save_every=2)
+            tiny_run(tmp_path, save_every=2)
     assert steps_in(tmp_path) == ["step-000002"]
     assert not list(tmp_path.glob(".unfinished-*"))
-    assert tiny_run(tmp_path, steps=6, save_every=2)[0].losses == whole.losses
+    assert tiny_run(tmp_path, save_every=2)[0].losses == whole[0].losses
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    at_once, _ = tiny_run(steps=6)
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, whole):
     model = tiny_model()
     calls = []
 
@@ -308,7 +343,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     hook.remove()
     assert steps_in(tmp_path) == ["step-000003"]
     assert not model.training
-    assert tiny_run(tmp_path, steps=6)[0].losses == at_once.losses
+    assert tiny_run(tmp_path)[0].losses == whole[0].losses
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -319,8 +354,9 @@ def test_a_second_ctrl_c_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_two_ctrl_c_in_the_middle_of_a_save_lose_no_earlier_checkpoint(tmp_path, monkeypatch):
-    whole, _ = tiny_run()
+def test_two_ctrl_c_in_the_middle_of_a_save_lose_no_earlier_checkpoint(
+    tmp_path, monkeypatch, whole
+):
     write = os.fsync
 
     def press_twice_after_the_first_save(*args):
@@ -334,7 +370,7 @@ def test_two_ctrl_c_in_the_middle_of_a_save_lose_no_earlier_checkpoint(tmp_path,
         tiny_run(tmp_path, save_every=2)
     assert steps_in(tmp_path) == ["step-000002"]
     assert not list(tmp_path.glob(".unfinished-*"))
-    assert tiny_run(tmp_path, save_every=2)[0].losses == whole.losses
+    assert tiny_run(tmp_path, save_every=2)[0].losses == whole[0].losses
 
 
 def poisoned(model, at_call):
@@ -351,8 +387,7 @@ def poisoned(model, at_call):
     return model
 
 
-def test_nan_stops_with_step_rows_and_advice_and_keeps_the_last_good_state(tmp_path):
-    _, good = tiny_run(steps=6)
+def test_nan_stops_with_step_rows_and_advice_and_keeps_the_last_good_state(tmp_path, whole):
     model = poisoned(tiny_model(), at_call=4)
     with pytest.raises(FloatingPointError) as error:
         tiny_run(tmp_path, model=model, steps=6)
@@ -365,14 +400,13 @@ def test_nan_stops_with_step_rows_and_advice_and_keeps_the_last_good_state(tmp_p
         if parameter.requires_grad:
             assert torch.equal(saved[f"model.{name}"], parameter)
     _, resumed = tiny_run(tmp_path, steps=6)
-    assert all(map(torch.equal, resumed.parameters(), good.parameters()))
+    assert all(map(torch.equal, resumed.parameters(), whole[1].parameters()))
 
 
-def test_nan_in_the_first_step_keeps_the_beginning(tmp_path):
-    good, _ = tiny_run()
+def test_nan_in_the_first_step_keeps_the_beginning(tmp_path, whole):
     with pytest.raises(FloatingPointError, match=r"at step 0, in the rows .*step-000000"):
         tiny_run(tmp_path, model=poisoned(tiny_model(), at_call=1))
-    assert tiny_run(tmp_path)[0].losses == good.losses
+    assert tiny_run(tmp_path)[0].losses == whole[0].losses
 
 
 def test_infinite_gradients_stop_too():
