@@ -49,13 +49,10 @@ def _finetune(data: str | None = None, **options) -> int:
         from llama_adapter_edu.course.demo import run_demo
 
         return run_demo(**options)
+    from llama_adapter_edu.course.demo import draw_training
     from llama_adapter_edu.job.own_data import finetune_on
 
-    try:
-        from llama_adapter_edu.course.demo import draw_training as draw
-    except ModuleNotFoundError:  # matplotlib comes with the course
-        draw = None
-    return finetune_on(data, draw=draw, **options)
+    return finetune_on(data, draw=draw_training, **options)
 
 
 def _chat(**options) -> int:

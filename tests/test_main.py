@@ -63,31 +63,38 @@ def test_bad_settings_are_refused_before_the_work_starts(
     assert "Traceback" not in error
 
 
-def test_a_short_main_job_reports_and_saves_the_same_twice(tmp_path, capsys):
-    settings = ["--cpu", "--steps", "2", "--batch-size", "2", "--test-rows", "3"]
-    settings += ["--adapter-layers", "2"]
-    folders = [tmp_path / "one", tmp_path / "two"]
-    assert [run("finetune", "--output", str(folder), *settings) for folder in folders] == [0, 0]
+SHORT = ["--cpu", "--steps", "2", "--batch-size", "2", "--adapter-layers", "2"]
+
+
+def test_a_short_main_job_reports_and_saves(tmp_path, capsys):
+    assert run("finetune", "--output", str(tmp_path), "--test-rows", "2", *SHORT) == 0
     printed = capsys.readouterr().out
     for text in (
-        "3 commands to test with",
+        "2 commands to test with",
         "exact match, base model     0.0%",
         "exact match, fine-tuned",
         "11,538 of 134,526,546 parameters train",
-        str(folders[0] / WEIGHTS_FILE),
-        str(folders[0] / "training.png"),
-        f"chat --adapter {folders[0]}",
+        str(tmp_path / WEIGHTS_FILE),
+        str(tmp_path / "training.png"),
+        f"chat --adapter {tmp_path}",
     ):
         assert text in printed
-    assert printed.count("  before ") == printed.count("  after  ") == 6
-    assert (folders[0] / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert printed.count("  before ") == printed.count("  after  ") == 2
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["exact_match_base"] == 0
+    assert results["adapter_bytes"] == (tmp_path / WEIGHTS_FILE).stat().st_size
+
+
+def test_a_main_job_gives_the_same_twice(tmp_path, small_llama_folder):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    options = ["--model", str(small_llama_folder), "--test-rows", "1", *SHORT]
+    assert [run("finetune", "--output", str(folder), *options) for folder in folders] == [0, 0]
     one, two = (load_file(folder / WEIGHTS_FILE) for folder in folders)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
-    assert results[0]["exact_match_base"] == 0
-    assert results[0]["adapter_bytes"] == (folders[0] / WEIGHTS_FILE).stat().st_size
-    assert results[0]["final_loss"] == results[1]["final_loss"]
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    assert one["final_loss"] == two["final_loss"]
 
 
 @pytest.fixture
