@@ -177,7 +177,8 @@ def adapter_size(adapter_len: int, adapter_layers: int, model_width: int, n_head
 
 
 # %% tags=["check"]
-with check("0.1", "adapter_size"):
+@check("0.1", "adapter_size")
+def _():
     mine = adapter_size(adapter_len=2, adapter_layers=3, model_width=5, n_heads=4)
     layer = torch.zeros(2, 5).numel() + torch.zeros(4).numel()
     mistakes = {
@@ -190,6 +191,7 @@ with check("0.1", "adapter_size"):
 
     ours = adapter_size(adapter_len=10, adapter_layers=30, model_width=576, n_heads=9)
     assert_close(ours, 173_070, what="our Llama's adapter")
+
 
 # %% [raw] tags=["wrong"] says="the gates are missing"
 """

@@ -13,7 +13,7 @@ from llama_adapter_edu.course.progress.verdicts import Row
 
 # A stand-in for the course's check, so that no kernel has to load torch.
 SETUP = "import contextlib, os\ncheck = lambda *names: contextlib.nullcontext()"
-CHECK = 'with check("91.1", "add_one"):\n    assert add_one(1) == 2'
+CHECK = '@check("91.1", "add_one")\ndef _():\n    assert add_one(1) == 2'
 RIGHT = "def add_one(n):\n    return n + 1"
 
 

@@ -182,8 +182,8 @@ def test_a_cell_that_runs_too_long_is_stopped_and_the_rest_is_judged(tmp_path):
     cells = [
         "import contextlib, time\ncheck = lambda *names: contextlib.nullcontext()",
         "def slow():\n    time.sleep(60)",
-        'with check("91.1", "slow"):\n    slow()',
-        'with check("91.2", "time"):\n    pass',
+        '@check("91.1", "slow")\ndef _():\n    slow()',
+        '@check("91.2", "time")\ndef _():\n    pass',
     ]
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
     nbformat.write(notebook, tmp_path / "a.ipynb")

@@ -5,10 +5,12 @@ import builtins
 import difflib
 from pathlib import Path
 
-from llama_adapter_edu.course.progress.exercises import digest
+from llama_adapter_edu.course.checks.scope import names_set_by
+from llama_adapter_edu.course.checks.source import definitions, digest, parse
 from tools import names
 from tools.code_rules import normal_form
 from tools.lesson import Exercise, Lesson, MasterError
+from tools.regions import blank
 
 HEADER = '''"""Solutions of lesson {number:02d}: what a failed check falls back to.
 
@@ -19,6 +21,8 @@ Generated from solutions/{file} by tools/build.py; edit that file, not this one.
 
 EXERCISES = {exercises}
 CHECKS = {checks}
+STUBS = {stubs}
+GIVEN = {given}
 '''
 
 
@@ -31,9 +35,14 @@ def reference_text(lesson: Lesson, root: Path) -> str:
     imported = [_import_from_library(lesson, e, root) for e in lesson.exercises if e.library]
     own = [e for e in lesson.exercises if not e.library]
     exercises = {e.id: ", ".join(e.names) for e in lesson.exercises}
-    checks = {e.id: digest(lesson.cells[e.check].source) for e in lesson.exercises}
+    checks = {e.id: digest(parse(lesson.cells[e.check].source).body) for e in lesson.exercises}
     text = HEADER.format(
-        number=lesson.number, file=lesson.path.name, exercises=exercises, checks=checks
+        number=lesson.number,
+        file=lesson.path.name,
+        exercises=exercises,
+        checks=checks,
+        stubs={e.id: _stub(lesson, e) for e in lesson.exercises},
+        given=_given_values(lesson),
     )
     imports = _needed_imports(lesson, own)
     if imports or imported:
@@ -41,6 +50,23 @@ def reference_text(lesson: Lesson, root: Path) -> str:
     for exercise in own:
         text += f"\n\n{lesson.solution(exercise).strip()}\n"
     return text
+
+
+def _stub(lesson: Lesson, exercise: Exercise) -> str:
+    """The digest of what the learner is given to fill in."""
+    found = definitions(blank(lesson.cells[exercise.code].source))
+    return digest(found[name] for name in exercise.names)
+
+
+def _given_values(lesson: Lesson) -> tuple[str, ...]:
+    """The names of the values that given cells set: an answer must not read them."""
+    checks = {exercise.check for exercise in lesson.exercises}
+    codes = {exercise.code for exercise in lesson.exercises}
+    values: set[str] = set()
+    for number, cell in enumerate(lesson.cells):
+        if cell.cell_type == "code" and number not in checks | codes:
+            values |= names_set_by(cell.source)
+    return tuple(sorted(values))
 
 
 def _import_from_library(lesson: Lesson, exercise: Exercise, root: Path) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_adapter_edu.course.progress.exercises import exercises
+from llama_adapter_edu.course.progress.exercises import checks_in, exercises
 
 MARKS = {"solved": "✓", "wrong": "✗", "not attempted": "○", "not judged": "?", "broken": "!"}
 IN_EXERCISE = "in exercise"  # a broken cell whose check tells about it
@@ -18,8 +18,6 @@ TIMED_OUT = "the cell ran out of time: an endless loop?"
 DIFFERS = "it prints or shows something else than the output stored in the notebook"
 NO_CHECK = "its check cell is not in this notebook"
 
-KEY, NAMES = r"""["']([0-9]{1,3}\.[0-9]{1,3})["']""", r"""((?:\s*,\s*["']\w+["'])+)"""
-CHECK = re.compile(rf"^with check\(\s*{KEY}{NAMES}", re.M)
 VERDICT = re.compile(r"^([✗○]) exercise \d+\.\d+ [\w, ]+: (.*)", re.M)
 LINE = re.compile(r"^  at  (.*)", re.M)
 CELL_LINE = re.compile(r"^ *Cell In\[\d+\], line (\d+)", re.M)
@@ -53,8 +51,8 @@ class Row:
 
 def check_in(source: str) -> tuple[str, str] | None:
     """("1.2", "name, name") of a cell with a check."""
-    found = CHECK.search(source)
-    return found and (found[1], ", ".join(re.findall(r"\w+", found[2])))
+    found = checks_in(source)
+    return (found[0][0], ", ".join(found[0][1])) if found else None
 
 
 def judge(

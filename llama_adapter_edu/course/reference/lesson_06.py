@@ -6,7 +6,9 @@ Generated from solutions/06_into_a_real_llama.py by tools/build.py; edit that fi
 # fmt: off
 
 EXERCISES = {'6.1': 'top_layers', '6.2': 'freeze_all_but_prompts', '6.3': 'sdpa_with_prompts', '6.4': 'attach', '6.5': 'count_parameters', '6.6': 'save_prompts, load_prompts'}
-CHECKS = {'6.1': '2a69095e303e', '6.2': '4d729b1acd7e', '6.3': 'ff79a505b1f0', '6.4': '971eba447c5a', '6.5': '86bf584d0042', '6.6': '75053c0b33ea'}
+CHECKS = {'6.1': '1dfbcb50c332', '6.2': 'fb0732f943cc', '6.3': '45c47cfd63b9', '6.4': 'b5cabd6681fb', '6.5': '63823eef2162', '6.6': '4000ad89b7f8'}
+STUBS = {'6.1': '82ff37861989', '6.2': '8d680844b94f', '6.3': 'fd01a8621806', '6.4': 'ecc4c412fad0', '6.5': '6281341bbc1f', '6.6': 'dc16d7596b1d'}
+GIVEN = ('_', 'adapted', 'added', 'after', 'answer', 'attention', 'ax', 'bare', 'batch', 'batches', 'biased', 'by_head', 'by_word', 'cached', 'choices', 'chosen', 'column', 'cos', 'count', 'difference', 'expected', 'extra', 'favourites', 'file', 'folder', 'greedy', 'has_peft', 'head_dim', 'heads', 'hidden', 'hook', 'i', 'implementation', 'key', 'largest', 'layer', 'layers', 'left', 'llama', 'llama_7b', 'loss', 'losses', 'mine', 'model', 'my_file', 'name', 'names', 'nothing', 'number', 'numbers', 'o_proj', 'opening', 'openings', 'optimizer', 'other', 'output', 'p', 'parameter', 'position', 'projections', 'prompt', 'prompt_key', 'prompt_value', 'query', 'question', 'recomputed', 'right', 'row', 'rows', 'same', 'saved', 'seen', 'settings', 'shape', 'short', 'sin', 'sizes', 'slots', 'sums', 'texts', 'theirs', 'theta', 'token', 'tokenizer', 'total', 'trainable', 'two_texts', 'unseen', 'value', 'weights', 'widest', 'words', 'wrong', 'x', 'yours')
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -6,7 +6,9 @@ Generated from solutions/08_what_matters.py by tools/build.py; edit that file, n
 # fmt: off
 
 EXERCISES = {'8.1': 'mean_and_error', '8.2': 'paired_difference', '8.3': 'cheapest_good_cell', '8.4': 'share_unmoved'}
-CHECKS = {'8.1': '0d6c0b219ec3', '8.2': 'eee2737522ad', '8.3': 'eeb5b9fb4a1b', '8.4': '368e6ebd39be'}
+CHECKS = {'8.1': '4c8cd8b93661', '8.2': 'ecc11e3afba0', '8.3': '06d2253ebafa', '8.4': 'f58346287909'}
+STUBS = {'8.1': '5a8614fda27b', '8.2': '38959677d956', '8.3': 'b94d15b9aaf9', '8.4': '5f45e4c4fe6d'}
+GIVEN = ('MY_LAYERS', 'MY_SEED', '_', 'a', 'activation', 'answers', 'ax', 'axes', 'bars', 'best', 'cell', 'cells', 'changed', 'changes', 'clear', 'colour', 'commands', 'cost', 'costs', 'counts', 'default', 'default_setting', 'difference', 'differences', 'drawn', 'dtype', 'error', 'errors', 'exam_error', 'face', 'fig', 'g', 'gate', 'gates', 'handles', 'history', 'in_bfloat16', 'in_float32', 'k', 'key', 'kinds', 'layer_counts', 'left', 'lengths', 'lens', 'llama', 'longest', 'losses', 'loud', 'mark', 'mean', 'means', 'middle', 'missing', 'my_rooms', 'my_score', 'n', 'n_layers', 'n_rooms', 'n_runs', 'n_seeds', 'name', 'names', 'new_commands', 'other_data', 'pairs', 'paper_layers', 'path', 'place', 'planned', 'prompts', 'quiet', 'rate', 'rates', 'real_rate', 'results', 'right', 'right_answers', 'room_counts', 'row', 'rows', 'rows_here', 'rows_of_a_step', 'rows_of_figure', 'rule', 'run', 'runs_per_cell', 'score', 'scores', 'seed', 'seeds', 'several', 'shares', 'short', 'sizes', 'softmax', 'start', 'std', 'stds', 'step', 'steps', 'studies', 'study', 'tokenizer', 'trained', 'training', 'where', 'x')
 
 import torch
 from jaxtyping import Float

@@ -6,7 +6,9 @@ Generated from solutions/10_finetune_on_a_gpu.py by tools/build.py; edit that fi
 # fmt: off
 
 EXERCISES = {'10.1': 'real_learning_rate, learning_rate_factor', '10.2': 'accumulate', '10.3': 'update', '10.4': 'save_run, load_run'}
-CHECKS = {'10.1': '4500dd767ae6', '10.2': 'ad415d927354', '10.3': '9a4655d7dfca', '10.4': 'cd8753eced1f'}
+CHECKS = {'10.1': 'cfdf54b22040', '10.2': 'da7b42edde2c', '10.3': '422336ab159f', '10.4': 'a5a09d2758c3'}
+STUBS = {'10.1': '11c76b2e0bc6', '10.2': 'a250b4a8a1ac', '10.3': 'cca67e888dd1', '10.4': 'e677068c04ed'}
+GIVEN = ('_', 'accelerator', 'adapter', 'after', 'answer', 'ax', 'base', 'before', 'chat', 'colour', 'commands', 'conditions', 'count', 'counts', 'dtype', 'epoch', 'expert', 'folder', 'forget_at', 'four_rows', 'gates', 'gradient', 'history', 'ids', 'key', 'learnt', 'left', 'lengths', 'llama', 'llama_7b', 'logits', 'loss', 'losses', 'marker', 'mean', 'means', 'megabytes', 'memory', 'messages', 'method', 'methods', 'model', 'name', 'one', 'paper', 'paper_adapter', 'part', 'parts', 'path', 'peak', 'profile', 'pulled', 'right', 'row', 'runs', 'said', 'score', 'scores', 'seconds', 'seconds_of_three', 'sentence', 'share', 'shares', 'shown', 'size', 'sizes', 'speed', 'start', 'step', 'steps', 'stored', 'style', 'sums', 'swap', 'test_commands', 'test_messages', 'tokenizer', 'total', 'trainable', 'trained', 'training', 'update')
 
 import os
 from collections.abc import Sequence
