@@ -5,7 +5,7 @@ python tools/mutate.py 01 03      lessons 01 and 03
 python tools/mutate.py 01 --exercise 1.4 --show     one exercise, with each verdict
 
 A mutant that a check accepts is a survivor: a better check rejects it, or it is equal to the
-solution. Equal ones stand in solutions/equal_mutants.json, each with the reason.
+solution. Equal ones stand in solutions/equal_mutants/NN.json, each with the reason.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tools.master import read_lesson  # noqa: E402
 from tools.mutants import mutants  # noqa: E402
 
 SECONDS = 20  # after which a mutant counts as endless
-EQUAL = ROOT / "solutions" / "equal_mutants.json"
+EQUAL = ROOT / "solutions" / "equal_mutants"
 RESULTS = ROOT / "benchmarks" / "results" / "mutants"
 
 
@@ -64,7 +64,8 @@ def _totals(found: dict[str, dict]) -> dict[str, int]:
 
 def judge_lesson(lesson: Lesson, only: str | None = None, show: bool = False) -> dict[str, dict]:
     """{exercise: counts, survivors and equal mutants} of a lesson, in this process."""
-    equal = json.loads(EQUAL.read_text(encoding="utf-8")) if EQUAL.is_file() else {}
+    listed = EQUAL / f"{lesson.number:02d}.json"
+    equal = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     return {
         exercise.id: judge_exercise(lesson, exercise, notebook, equal.get(exercise.id, {}), show)
         for exercise, notebook in at_each_check(lesson)
