@@ -26,6 +26,7 @@ from tools import names  # noqa: E402
 from tools.lesson import Exercise, Lesson  # noqa: E402
 from tools.master import read_lesson  # noqa: E402
 from tools.mutants import mutants  # noqa: E402
+from tools.regions import solve  # noqa: E402
 
 SECONDS = 20  # after which a mutant counts as endless
 EQUAL = ROOT / "solutions" / "equal_mutants"
@@ -82,16 +83,32 @@ def at_each_check(lesson: Lesson) -> Iterator[tuple[Exercise, dict]]:
     notebook = {"__name__": "__main__"}
     codes = {exercise.code: exercise for exercise in lesson.exercises}
     checks = {exercise.check: exercise for exercise in lesson.exercises}
-    for number, cell in enumerate(lesson.cells[: max(checks, default=-1) + 1]):
-        name = f"<{lesson.name} cell {number}>"
+    for number in needed_cells(lesson):
+        cell, name = lesson.cells[number], f"<{lesson.name} cell {number}>"
         with contextlib.redirect_stdout(io.StringIO()):
             if number in codes:
                 execute(lesson.solution(codes[number]), name, notebook)
-            elif cell.cell_type == "code" and number not in checks:
+            elif number not in checks:
                 execute(cell.source, name, notebook)
         if number in checks:
             yield checks[number], notebook
             execute(lesson.solution(checks[number]), name, notebook)
+
+
+def needed_cells(lesson: Lesson) -> list[int]:
+    """The cells without which exercises and checks would lack a name: no plots, no training."""
+    own = {n for exercise in lesson.exercises for n in (exercise.code, exercise.check)}
+    needed, wanted = [], set()
+    for number in range(len(lesson.cells) - 1, -1, -1):
+        cell = lesson.cells[number]
+        if cell.cell_type != "code":
+            continue
+        source = solve(cell.source)
+        bound = {name for event, name in names.events(source) if event == names.STORE}
+        if number in own or bound & wanted:
+            needed.append(number)
+            wanted = (wanted - bound) | names.loaded_before_stored(source)
+    return needed[::-1]
 
 
 def execute(source: str, name: str, notebook: dict) -> None:
@@ -106,7 +123,10 @@ def judge_exercise(
     """Counts of an exercise's mutants, those that its check accepts, and the equal ones."""
     found = {"mutants": 0, "rejected": 0, "raw": 0, "equal": {}, "survivors": []}
     values = {name for name, value in notebook.items() if not callable(value)}
-    for what, source in mutants(lesson.solution(exercise), exercise.names, values):
+    solution = lesson.solution(exercise)
+    if said := verdict(lesson.cells[exercise.check].source, solution, exercise, notebook):
+        raise SystemExit(f"the check rejects the solution: {said}")
+    for what, source in mutants(solution, exercise.names, values):
         try:
             said = verdict(lesson.cells[exercise.check].source, source, exercise, notebook)
         except Exception:  # no answer at all: the cell itself stops
