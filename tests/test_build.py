@@ -89,7 +89,7 @@ def test_solutions_have_neither_markers_nor_given_lines():
 # What is replaced in the fixture master, by what, and the reason of the refusal.
 REFUSALS = {
     "a check is missing": (
-        r'# %% tags=\["check"\]\nwith.*?# %% \[raw\]',
+        r'# %% tags=\["check"\]\n@check.*?# %% \[raw\]',
         "# %% [raw]",
         "a raw cell is a `wrong` or `right` answer",
     ),

@@ -100,6 +100,9 @@ WORDS = {  # what libraries say: what it means
         "the last argument of einsum should be the pattern"
     ),
     # Python
+    r"StdinNotImplementedError|reading from stdin": (
+        "it waits for somebody to type; take the value as an argument instead of input()"
+    ),
     r"(\w+)\(\) missing \d+ required (?:positional |keyword-only )?arguments?: ['\"](\w+)['\"]": (
         "`{}` is called without its argument `{}`"
     ),
