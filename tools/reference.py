@@ -5,8 +5,11 @@ import builtins
 import difflib
 from pathlib import Path
 
+from nbformat import NotebookNode
+
 from llama_adapter_edu.course.checks.scope import names_set_by
-from llama_adapter_edu.course.checks.source import definitions, digest, parse
+from llama_adapter_edu.course.checks.source import definitions, digest
+from llama_adapter_edu.course.progress.exercises import cell_digest
 from tools import names
 from tools.code_rules import normal_form
 from tools.lesson import Exercise, Lesson, MasterError
@@ -20,9 +23,10 @@ Generated from solutions/{file} by tools/build.py; edit that file, not this one.
 # fmt: off
 
 EXERCISES = {exercises}
-CHECKS = {checks}
 STUBS = {stubs}
 GIVEN = {given}
+CELLS = {cells}
+CHECKS = {checks}
 '''
 
 
@@ -35,7 +39,7 @@ def reference_text(lesson: Lesson, root: Path) -> str:
     imported = [_import_from_library(lesson, e, root) for e in lesson.exercises if e.library]
     own = [e for e in lesson.exercises if not e.library]
     exercises = {e.id: ", ".join(e.names) for e in lesson.exercises}
-    checks = {e.id: digest(parse(lesson.cells[e.check].source).body) for e in lesson.exercises}
+    checks = {e.id: lesson.cells[e.check].source for e in lesson.exercises}
     text = HEADER.format(
         number=lesson.number,
         file=lesson.path.name,
@@ -43,6 +47,7 @@ def reference_text(lesson: Lesson, root: Path) -> str:
         checks=checks,
         stubs={e.id: _stub(lesson, e) for e in lesson.exercises},
         given=_given_values(lesson),
+        cells=tuple(cell_digest(cell.source) for cell in _given_cells(lesson)),
     )
     imports = _needed_imports(lesson, own)
     if imports or imported:
@@ -60,13 +65,14 @@ def _stub(lesson: Lesson, exercise: Exercise) -> str:
 
 def _given_values(lesson: Lesson) -> tuple[str, ...]:
     """The names of the values that given cells set: an answer must not read them."""
-    checks = {exercise.check for exercise in lesson.exercises}
-    codes = {exercise.code for exercise in lesson.exercises}
-    values: set[str] = set()
-    for number, cell in enumerate(lesson.cells):
-        if cell.cell_type == "code" and number not in checks | codes:
-            values |= names_set_by(cell.source)
-    return tuple(sorted(values))
+    return tuple(sorted(set().union(*(names_set_by(c.source) for c in _given_cells(lesson)))))
+
+
+def _given_cells(lesson: Lesson) -> list[NotebookNode]:
+    """The code cells that are neither exercises nor checks."""
+    own = {number for exercise in lesson.exercises for number in (exercise.code, exercise.check)}
+    cells = enumerate(lesson.cells)
+    return [cell for number, cell in cells if cell.cell_type == "code" and number not in own]
 
 
 def _import_from_library(lesson: Lesson, exercise: Exercise, root: Path) -> str:
