@@ -6,7 +6,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 CORES  := -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-slow test-gpu faults fuzz test-oldest test-newest test-colab wheel lab lessons site test-site test-jupyter clean
+.PHONY: demo test test-quick test-slow test-gpu faults fuzz test-oldest test-newest test-colab wheel lab lessons mutate site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -60,6 +60,9 @@ test-newest: .venv-newest/ready  ## the library's tests with the newest versions
 
 lessons: $(VENV)/ready  ## build notebooks, references and teaching notes from their masters
 	$(RUN) tools/build.py
+
+mutate: $(VENV)/ready  ## small changes of every solution: does its check reject them? ARGS="01 02"
+	$(RUN) tools/mutate.py $(ARGS)
 
 wheel: $(VENV)/ready  ## the library as one file, dist/*.whl: for Colab, or to install elsewhere
 	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -4,6 +4,7 @@ Nothing that takes time is imported before it is needed, so `--help` answers at 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -79,13 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     text = "for teachers: run a class's notebooks, one row a student. This runs the students' code"
     report = commands.add_parser("report", help=text, description=text)
     report.set_defaults(command=_report)
-    report.add_argument("folder", metavar="FOLDER", help="holds FOLDER/STUDENT/*.ipynb")
+    report.add_argument("folder", metavar="FOLDER", help="holds FOLDER/STUDENT/*.ipynb, or zips")
     what = "the files' name without .csv and .html (default: class-report)"
     report.add_argument("--output", default="class-report", metavar="NAME", help=what)
     what = "that a notebook may take (default: 900)"
     report.add_argument("--seconds", type=float, default=900, help=what)
-    what = "notebooks that run at the same time (default: 1)"
-    report.add_argument("--jobs", type=int, default=1, help=what)
+    what = "notebooks that run at the same time (default: one a core)"
+    report.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help=what)
+    what = "a file with a name a line: who handed in nothing has a row, too"
+    report.add_argument("--roster", metavar="FILE", help=what)
+    what = "a regular expression with a group `student` for the names of files or folders"
+    report.add_argument("--pattern", default=argparse.SUPPRESS, metavar="REGEX", help=what)
 
     text = "a Llama learns home commands, or rows of yours: train, compare before and after, save"
     job = commands.add_parser(

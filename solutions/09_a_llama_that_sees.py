@@ -172,7 +172,8 @@ def image_vector(
 
 
 # %% tags=["check"]
-with check("9.1", "image_vector"):
+@check("9.1", "image_vector")
+def _():
     # b=2 pictures, three scales of width 5, 3 and 4, m=7
     scales = [torch.randn(2, 5), torch.randn(2, 3), torch.randn(2, 4)]
     projection = nn.Linear(12, 7)
@@ -187,6 +188,7 @@ with check("9.1", "image_vector"):
         "that is one scale only": projection.bias + scales[-1] @ parts[-1].T,
     }
     assert_close(vector, right, "b m", mistakes=mistakes)
+
 
 # %% [raw] tags=["wrong"] says="the scales are in the wrong order"
 """
@@ -274,7 +276,8 @@ def add_image(prompts: Float[Tensor, "p m"], image: Float[Tensor, "b m"]) -> Flo
 
 
 # %% tags=["check"]
-with check("9.2", "add_image"):
+@check("9.2", "add_image")
+def _():
     # p=5 prompts, b=3 pictures, m=7
     prompts, pictures = torch.randn(5, 7), torch.randn(3, 7)
     added = add_image(prompts, pictures)
@@ -296,6 +299,7 @@ with check("9.2", "add_image"):
         ),
     }
     assert_close(added, right, "b p m", mistakes=mistakes)
+
 
 # %% [raw] tags=["wrong"] says="The size of tensor a"
 """
@@ -412,7 +416,8 @@ def image_keys_values(
 
 
 # %% tags=["check"]
-with check("9.3", "image_keys_values"):
+@check("9.3", "image_keys_values")
+def _():
     # b=3 rows, p=5 prompts, m=14, g=2 key/value heads of d=4
     projections = nn.Linear(14, 8), nn.Linear(14, 8)
     of_layer = partial(
@@ -435,6 +440,7 @@ with check("9.3", "image_keys_values"):
             "all rows have the keys and values of row 0": repeat(right[0], "g p d -> b g p d", b=3),
         }
         assert_close(mine, right, "b g p d", mistakes=mistakes, what=what)
+
 
 # %% [raw] tags=["wrong"] says="rows are mixed up"
 """
@@ -545,7 +551,8 @@ def attend_row_by_row(
 
 
 # %% tags=["check"]
-with check("9.4", "attend_row_by_row"):
+@check("9.4", "attend_row_by_row")
+def _():
     # b=3 rows, s=7 words, p=5 prompts; each of g=2 key/value heads serves r=3 query heads, d=4
     prompt = AdaptionPrompt(5, 14, 6)
     nn.init.normal_(prompt.gate)
@@ -566,6 +573,7 @@ with check("9.4", "attend_row_by_row"):
     }
     right = by_torch(prompt_key, prompt_value)
     assert_close(added, right, "b h s d", mistakes=mistakes)
+
 
 # %% [raw] tags=["wrong"] says="all rows look at the prompts of row 0"
 """

@@ -75,7 +75,7 @@ def copy_built_fixture(folder: Path) -> Path:
 def environment(root: Path) -> dict[str, str]:
     """The environment of a learner's pytest run, with the modules of the course in `root`."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_", "MPLB"))}
-    return {**own, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return {**own, "PYTHONPATH": f"{root}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
 
 def run_pytest(folder: Path, *arguments: str, root: Path = ROOT, timeout: float = 1800) -> str:

@@ -143,8 +143,13 @@ def test_a_strange_base_model_is_never_a_path(name):
     assert found is None or (found == name and "/" in name and ".." not in name)
 
 
-SOURCES = ["", "%%bash\ntouch x", 'with check("9" * 9, "x"):', "\0", "\ud800", "#" * 10**5]
-SOURCES += ['with check("1.1", "x"):\n', f'with check("{"9" * 5000}.1", "x"):', "\x1b[2J", "def f("]
+SOURCES = ["", "%%bash\ntouch x", '@check("9" * 9, "x")', "\0", "\ud800", "#" * 10**5]
+SOURCES += [
+    '@check("1.1", "x")\ndef _(): ...\n',
+    f'@check("{"9" * 5000}.1", "x")\ndef _(): ...',
+    "\x1b[2J",
+    "def f(",
+]
 LINES = [
     "✗ exercise 1.1 x: wrong\n",
     "  at  x = 1\n",
@@ -170,7 +175,7 @@ class CellError(Exception):
     TRACES,
 )
 @example(SOURCES[-3], "failed", "", "")
-@example('with check("1.1", "x"):', "failed", "\ud800", "")
+@example('@check("1.1", "x")\ndef _(): ...', "failed", "\ud800", "")
 def test_any_cell_and_any_traceback_make_a_report(folder, source, outcome, text, trace):
     CASES["cells and tracebacks"] += 1
     with guard(folder):
