@@ -20,11 +20,11 @@ from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loss as the_loss
 from llama_adapter_edu.training.loop import (
-    answer_loss,
     learning_rate_factor,
     make_optimizer,
     training_batches,
 )
+from llama_adapter_edu.training.loss import answer_loss
 from llama_adapter_edu.training.step import Gradients, micro_batches
 
 NUMBERS = [4, 0, 9, 2, 7, 1, 5]

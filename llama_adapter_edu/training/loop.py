@@ -34,21 +34,11 @@ from llama_adapter_edu.training.config import (
 )
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.training.interrupts import caught_interrupts
-from llama_adapter_edu.training.loss import answer_loss, cross_entropy_sum
+from llama_adapter_edu.training.loss import cross_entropy_sum
 from llama_adapter_edu.training.processes import check_same, sum_over_processes
 from llama_adapter_edu.training.resume import ResumeFolder
 from llama_adapter_edu.training.state import History, Trained, about_model
 from llama_adapter_edu.training.step import Gradients, check_gradients
-
-__all__ = [
-    "History",
-    "TrainingConfig",
-    "answer_loss",
-    "finetune",
-    "learning_rate_factor",
-    "make_optimizer",
-    "training_batches",
-]
 
 PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -79,11 +69,10 @@ def finetune(
             `position_ids` if they are packed: a Dataset, a list, or a stream, as an
             IterableDataset, of which as many rows as the steps need are read first.
         accelerator: devices, processes and mixed precision; a plain one if None.
-        resume_folder: keeps a checkpoint every `save_every` steps and at the end. A run that was
-            stopped, in whatever way, goes on from the last one when it is called again with the
-            same model, data and settings; it ends as if it had never stopped. Ctrl-C waits for the
-            step to end, saves, and then raises KeyboardInterrupt. Of several processes the main one
-            alone reads and writes here.
+        resume_folder: keeps a checkpoint every `save_every` steps and at the end; the main process
+            reads and writes it. A run that was stopped, in whatever way, goes on from the last one
+            when it is called again with the same model, data and settings, and ends as if it had
+            never stopped. Ctrl-C waits for the step to end, saves, and raises KeyboardInterrupt.
         cuda_graphs: on one NVIDIA GPU, several times faster for a small model, with the same losses
             (see `cuda_graphs.py`). Not with mixed precision, micro-batches or packed rows.
         compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
