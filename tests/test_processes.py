@@ -133,7 +133,7 @@ def two_nodes(folders, *options):
 @pytest.mark.parametrize("way", ["whole", "loaded"])
 def test_nodes_without_a_shared_disk_go_on_from_the_main_process(tmp_path, one, base, way):
     folders = [tmp_path / "node0", tmp_path / "node1"]
-    killed = two_nodes(folders, way, "--base", str(base), "--killed-at", "4")
+    killed = two_nodes(folders, way, "--base", str(base), "--killed-at", "3")
     assert any(code != 0 for _, code in killed)
     assert [path.name for path in (folders[0] / "run").glob("step-*")] == ["step-000002"]
     for errors, code in two_nodes(folders, way, "--base", str(base)):
