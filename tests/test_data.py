@@ -248,6 +248,7 @@ def test_a_tokenizer_without_eos_is_refused(byte_tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer.backend_tokenizer)
     with pytest.raises(ValueError, match="no eos token"):
         encode(ROW, bare)
+    assert bare.decode(encode_prompt(bare, "Say hi")) == format_prompt(byte_tokenizer, "Say hi")
 
 
 # --- data sets and batches -----------------------------------------------------------------------

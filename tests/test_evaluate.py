@@ -1,5 +1,7 @@
 """Answers of a model: greedy whatever its settings say, and ended where `generate` ends."""
 
+import threading
+
 import pytest
 import torch
 from test_chats import CHATML, THINKING, byte_tokenizer
@@ -100,6 +102,24 @@ def test_answers_end_with_the_token_that_rows_are_trained_to_end_with(model, tok
     generate_answers(model, tokenizer, ROWS, max_new_tokens=24)
     last = greedy(model, prompts(tokenizer)[0], 24, {closing})
     assert (len(calls) == 1 + len(last)) == (last == [closing])
+
+
+def test_the_models_settings_are_its_own_again_also_after_an_error(model, tokenizer):
+    before = model.generation_config
+    threads = [
+        threading.Thread(target=generate_answers, args=(model, tokenizer, ROWS),
+                         kwargs={"max_new_tokens": 4})
+        for _ in range(4)
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.generation_config is before
+    model.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate_answers(model, tokenizer, ROWS, max_new_tokens=4)
+    assert model.generation_config is before
 
 
 def test_with_adapters_too(model, tokenizer):

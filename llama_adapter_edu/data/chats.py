@@ -11,6 +11,7 @@ closes it in the template. What is learnt there is what `generate` then does.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from llama_adapter_edu.data.rows import UnusableRowError
 
 Messages = Sequence[Mapping[str, str]]
+Pieces = list[tuple[str, bool]]  # texts, and whether each is learnt
 
 # For a tokenizer without a template: Stanford Alpaca's headings (Taori et al., 2023), turn by turn.
 PLAIN = """\
@@ -34,13 +36,31 @@ END_MARK = re.compile("\ufdd2\\d+\ufdd3")
 MARKS = re.compile(f"{BEGIN}|{END_MARK.pattern}")
 
 
+def as_messages(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The turns of a row of `checked_row`; without `output`, only those of the user."""
+    if "messages" in row:
+        return row["messages"]
+    heading = "" if tokenizer.chat_template else "### Input:\n"
+    context = f"\n\n{heading}{row['input']}" if row.get("input") else ""
+    turns = [{"role": "user", "content": row["instruction"] + context}]
+    if "output" in row:
+        turns.append({"role": "assistant", "content": row["output"]})
+    return turns
+
+
 def prompt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[str]:
     """What a model is given to write the next turn of the assistant, as that turn is learnt."""
     answered = [*messages, {"role": "assistant", "content": "x"}]
-    return [piece for piece, _ in learnt_pieces(tokenizer, answered)[:-1]]
+    return [piece for piece, _ in _pieces(tokenizer, answered)[0][:-1]]
 
 
-def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[tuple[str, bool]]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """The token ids of `prompt_pieces`, in one list."""
+    parts = token_ids(tokenizer, prompt_pieces(tokenizer, messages))
+    return [token for part in parts for token in part]
+
+
+def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Pieces:
     """The text of a chat in pieces, and whether each is learnt; for `token_ids`.
 
     A turn is closed by the special token that follows its content, the last one by the tokenizer's
@@ -51,6 +71,16 @@ def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
             what the chat template makes of it.
         ValueError: the template closes no turn, and the tokenizer has no eos token.
     """
+    pieces, closed = _pieces(tokenizer, messages)
+    if not pieces:
+        raise UnusableRowError("without a turn of the assistant", "No turn of the assistant.")
+    if not closed:
+        pieces[-1] = (pieces[-1][0] + _eos(tokenizer), True)
+    return pieces
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[Pieces, bool]:
+    """`learnt_pieces`, and whether the template closes the last one."""
     marked = [_marked(tokenizer, number, message) for number, message in enumerate(messages)]
     text = _render(tokenizer, marked)
     eos = re.escape(tokenizer.eos_token or "")
@@ -63,11 +93,7 @@ def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
             end = closed.end() if closed else end
             pieces += [(text[read:begin], False), (text[begin:end], True)]
             read = end
-    if not pieces:
-        raise UnusableRowError("without a turn of the assistant", "No turn of the assistant.")
-    if not closed:
-        pieces[-1] = (pieces[-1][0] + _eos(tokenizer), True)
-    return [(MARKS.sub("", piece), learnt) for piece, learnt in pieces]
+    return [(MARKS.sub("", piece), learnt) for piece, learnt in pieces], bool(closed)
 
 
 def _turn(

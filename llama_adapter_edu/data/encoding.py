@@ -9,13 +9,20 @@ A chat is the same several times: each turn of the assistant is an answer. What 
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.chats import CUT, learnt_pieces, prompt_pieces, token_ids
+from llama_adapter_edu.data.chats import (
+    CUT,
+    as_messages,
+    learnt_pieces,
+    prompt_ids,
+    prompt_pieces,
+    token_ids,
+)
 from llama_adapter_edu.data.rows import (
     UnusableRowError,
     check_same_form,
@@ -45,9 +52,9 @@ def format_prompt(
     """
     row = {"instruction": instruction, "input": input}
     if response is None:
-        pieces = prompt_pieces(tokenizer, as_messages(row, tokenizer))
+        pieces = prompt_pieces(tokenizer, as_messages(tokenizer, row))
     else:
-        answered = as_messages(row | {"output": response}, tokenizer)
+        answered = as_messages(tokenizer, row | {"output": response})
         pieces = [piece for piece, _ in learnt_pieces(tokenizer, answered)]
     return "".join(pieces).replace(CUT, "")
 
@@ -57,15 +64,7 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of the prompt: what `generate` is given, and how the row's training ids begin."""
     row = {"instruction": instruction, "input": input}
-    return encode_history(tokenizer, as_messages(row, tokenizer))
-
-
-def encode_history(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
-) -> list[int]:
-    """Token ids of a chat up to where the assistant's next turn begins."""
-    parts = token_ids(tokenizer, prompt_pieces(tokenizer, messages))
-    return [token for part in parts for token in part]
+    return prompt_ids(tokenizer, as_messages(tokenizer, row))
 
 
 def encode(
@@ -92,7 +91,7 @@ def encode(
         ValueError: the tokenizer has no token that could close an answer.
     """
     row = checked_row(example)
-    pieces = learnt_pieces(tokenizer, as_messages(row, tokenizer))
+    pieces = learnt_pieces(tokenizer, as_messages(tokenizer, row))
     ids: list[int] = []
     labels: list[int] = []
     parts = token_ids(tokenizer, [piece for piece, _ in pieces])
@@ -108,18 +107,6 @@ def encode(
             f"{begin if isinstance(begin, str) else begin[0]['content']!r:.60}",
         )
     return {"input_ids": ids, "labels": labels}
-
-
-def as_messages(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
-    """The turns of a row of `checked_row`; without `output`, only those of the user."""
-    if "messages" in row:
-        return row["messages"]
-    heading = "" if tokenizer.chat_template else "### Input:\n"
-    context = f"\n\n{heading}{row['input']}" if row.get("input") else ""
-    turns = [{"role": "user", "content": row["instruction"] + context}]
-    if "output" in row:
-        turns.append({"role": "assistant", "content": row["output"]})
-    return turns
 
 
 def encode_dataset(

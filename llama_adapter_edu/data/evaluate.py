@@ -1,16 +1,20 @@
 """Answers of a model, and how many are right to the letter."""
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.encoding import IGNORE_INDEX, as_messages, encode, encode_history
+from llama_adapter_edu.data.chats import as_messages, prompt_ids
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode
 
 Rows = Iterable[Mapping[str, Any]]
+
+_one_at_a_time = threading.Lock()  # several threads may ask one model
 
 
 def generate_answers(
@@ -31,8 +35,7 @@ def generate_answers(
     """
     prompts = [_prompt(tokenizer, row) for row in dataset]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    greedy = copy.copy(model)  # shares all weights; the model keeps its own settings
-    greedy.generation_config = GenerationConfig(
+    greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=ending_tokens(model, tokenizer),
@@ -46,14 +49,26 @@ def generate_answers(
         batch = tokenizer.pad(
             {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
         ).to(model.device)
-        with torch.no_grad():
-            ids = greedy.generate(**batch)
+        with torch.no_grad(), _settings(model, greedy):
+            ids = model.generate(**batch)
         texts = tokenizer.batch_decode(
             ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip().removeprefix(opening).strip()
     return answers
+
+
+@contextmanager
+def _settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Inside, `generate` has these settings alone: it would fill gaps from the model's own."""
+    with _one_at_a_time:
+        own = model.generation_config
+        model.generation_config = settings
+        try:
+            yield
+        finally:
+            model.generation_config = own
 
 
 def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -74,11 +89,9 @@ def expected_answers(dataset: Rows) -> list[str]:
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[int]:
     if "messages" in row:
-        messages = row["messages"][: _last(row)]
-    else:
-        asked = {"instruction": row["instruction"], "input": row.get("input")}
-        messages = as_messages(asked, tokenizer)
-    return encode_history(tokenizer, messages)
+        return prompt_ids(tokenizer, row["messages"][: _last(row)])
+    asked = {"instruction": row["instruction"], "input": row.get("input")}
+    return prompt_ids(tokenizer, as_messages(tokenizer, asked))
 
 
 def _last(row: Mapping[str, Any]) -> int:

@@ -9,7 +9,6 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def run_job(
         KeyboardInterrupt: Ctrl-C; the message says from where the job goes on.
     """
     start = time.perf_counter()
-    config = AdaptionPromptConfig(adapter_len, adapter_layers or 30, init_std=init_std)
+    config = AdaptionPromptConfig(adapter_len, adapter_layers, init_std=init_std)
     training = TrainingConfig(steps, batch_size, learning_rate, seed=seed)
     folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,9 +71,6 @@ def run_job(
     accelerator = Accelerator(cpu=cpu)
     llama, tokenizer = load_llama(model, device=accelerator.device)
     job = task(tokenizer)
-    if adapter_layers is None:
-        depth = llama.config.get_text_config().num_hidden_layers
-        config = replace(config, adapter_layers=min(30, depth))
     set_seed(seed)
     add_adaption_prompts(llama, config)
     print(f"{job.about}\n")
@@ -92,21 +88,17 @@ def run_job(
         draw = None
     if draw:
         draw(history, list(adapter_prompts(llama, "default")), plot)
-    scores = {f"{name}_base": value for name, value in before.figures.items()}
-    scores |= {f"{name}_tuned": value for name, value in after.figures.items()}
-    results = scores | {
+    seconds = round(time.perf_counter() - start, 1)
+    about = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    results = {
+        **{f"{name}_base": value for name, value in before.figures.items()},
+        **{f"{name}_tuned": value for name, value in after.figures.items()},
         "test_rows": len(job.test),
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
+        **about,
         "final_loss": history.losses[-1],
         "adapter_bytes": (folder / WEIGHTS_FILE).stat().st_size,
-        "seconds": round(time.perf_counter() - start, 1),
-        "device": _device(accelerator),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
+        "seconds": seconds,
+        **_machine(accelerator),
     }
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(unfinished)
@@ -116,12 +108,17 @@ def run_job(
     print(f"\n{parameter_report(llama)}")
     print(f"adapter  {folder / WEIGHTS_FILE}  ({results['adapter_bytes'] / 1e6:.2f} MB)")
     print(f"plot     {plot}" if draw else "no plot: `pip install matplotlib` for one")
-    print(f"{results['seconds']:.0f} s on {results['device']}")
-    print(f"\nTalk to it:  python -m llama_adapter_edu chat --adapter {folder}")
+    print(f"{seconds:.0f} s on {results['device']}")
+    named = f" --model {model}" if model else ""
+    print(f"\nTalk to it:  python -m llama_adapter_edu chat --adapter {folder}{named}")
     return 0
 
 
-def _device(accelerator: Accelerator) -> str:
-    if accelerator.device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{accelerator.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+def _machine(accelerator: Accelerator) -> dict[str, str]:
+    device = f"{accelerator.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+    return {
+        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else device,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+    }
