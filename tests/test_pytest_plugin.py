@@ -235,7 +235,7 @@ def test_notebooks_of_other_projects_are_left_alone(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("in_a_course")
 def test_the_option_that_is_missing_is_named():
-    with pytest.raises(pytest.UsageError, match="pytest --nbval a.ipynb"):
+    with pytest.raises(pytest.UsageError, match=r"pytest --nbval a\.ipynb"):
         options_for("a.ipynb")
 
 

@@ -79,7 +79,10 @@ def _print(text: str) -> None:
 
 
 def _without_doubles(names: list[str]) -> list[str]:
-    return list({name.casefold(): name for name in reversed(names)}.values())[::-1]
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.casefold(), name)
+    return list(first.values())
 
 
 def _judge_all(hand_ins: list[HandIn], kept: "_Kept", seconds: float, jobs: int):
