@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 import course
+import einops
 import nbformat
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nbclient import NotebookClient
 from torch import nn
 
 from llama_adapter_edu.course import assert_close, check
-from llama_adapter_edu.course.checks import verdict
+from llama_adapter_edu.course.checks import source, verdict
 from llama_adapter_edu.course.checks.checker import CheckFailed
 
 CHECK = """
@@ -264,6 +265,147 @@ def test_a_live_notebook_shows_a_box_and_goes_on(notebook, monkeypatch):
     assert run(notebook, RIGHT, CHECK) is None
     assert shown[0].startswith("✗ exercise 99.1")
     assert shown[1] == "✓ exercise 99.1 double: solved"
+
+
+def test_a_check_leaves_nothing_and_overwrites_nothing(notebook):
+    notebook |= {"x": "mine", "_": "the last output"}
+    before = set(notebook)
+    assert run(notebook, RIGHT, CHECK) is None
+    assert set(notebook) - {"__builtins__"} == before | {"double"}
+    assert (notebook["x"], notebook["_"]) == ("mine", "the last output")
+
+
+@pytest.fixture
+def given(reference, notebook):
+    """A given cell has set x, factor and Scale."""
+    reference.GIVEN = ("x", "factor", "Scale")
+    notebook |= {"x": torch.arange(3.0), "factor": 2, "Scale": nn.Identity}
+    return notebook
+
+
+@pytest.mark.parametrize(
+    "answer", ["def double(y):\n    return x + x", RIGHT.replace("2", "factor")]
+)
+def test_an_answer_that_reads_the_notebook_in_place_of_its_argument_is_told(given, answer):
+    said = run(given, answer, CHECK)
+    assert "of the notebook, not its argument" in said
+    assert "`x`" in said or "`factor`" in said
+    assert given["factor"] == 2 and given["x"].shape == (3,)
+
+
+def test_functions_classes_imports_and_the_answers_own_constants_stay_visible(given):
+    answer = """
+import math
+factor = 2
+def helper(y):
+    return math.sqrt(4) * y
+def double(y):
+    return Scale()(helper(y)) * factor / factor
+"""
+    assert run(given, answer, CHECK) is None
+
+
+def test_the_check_itself_sees_the_notebooks_values(given):
+    source = '@check("99.1", "double")\ndef _():\n    assert factor == double(1)'
+    assert run(given, RIGHT, source) is None
+
+
+CASES = """
+@check("99.1", "double", n=[3, 5], start=[0.0, 1.0])
+def _(n, start):
+    x = torch.arange(n) + start
+    assert torch.equal(double(x), x + x), "twice x"
+"""
+
+
+def test_every_case_is_tried_and_the_one_that_fails_is_named(notebook):
+    assert run(notebook, RIGHT, CASES) is None
+    only_three = "def double(x):\n    return 2 * x if len(x) == 3 else x"
+    said = run(notebook, only_three, CASES)
+    assert "with n=3, start=0.0 it is right, with n=5, start=1.0 not: twice x" in said
+    assert "it is right" not in run(notebook, "def double(x):\n    return x", CASES)
+
+
+def test_cases_of_unequal_length_are_a_mistake_of_the_author():
+    with pytest.raises(ValueError, match="equal length"):
+        check("99.1", "double", n=[1, 2], d=[1])
+
+
+OPEN = {
+    "dots": ("def double(x):\n    y = ...\n    return y", "○", "`y = ...` is still there"),
+    "raise": (
+        "def double(x):\n    y = 2 * x\n    raise NotImplementedError",
+        "✗",
+        "the line `raise NotImplementedError` is still in your answer",
+    ),
+    "stub": ('def double(x):\n    """Other."""  # text\n    raise NotImplementedError', "○", "not"),
+}
+
+
+@pytest.mark.parametrize(("answer", "mark", "words"), OPEN.values(), ids=OPEN)
+def test_what_is_left_of_the_exercise_is_named(notebook, reference, answer, mark, words):
+    stub = "def double(x):\n    raise NotImplementedError"
+    reference.STUBS = {"99.1": source.digest([source.definitions(stub)["double"]])}
+    said = run(notebook, answer, CHECK)
+    assert said.startswith(mark) and words in said
+
+
+IN_PLACE = {
+    "through data": "x.data.mul_(2)\n    return x",
+    "through numpy": "x.numpy()[:] *= 2\n    return x",
+    "a list": "y = [x]\n    return x.mul_(2)",
+}
+
+
+@pytest.mark.parametrize("body", IN_PLACE.values(), ids=IN_PLACE)
+def test_every_way_to_change_an_input_is_found(notebook, body):
+    assert "double changes its input x in place" in run(
+        notebook, f"def double(x):\n    {body}", CHECK
+    )
+
+
+def test_inputs_in_lists_and_dictionaries_are_guarded(notebook):
+    check_of_rows = """
+@check("99.1", "double")
+def _():
+    double([{"a": torch.ones(2)}])
+"""
+    for body in ("rows[0]['a'] += 1", "rows.append(1)", "rows[0]['b'] = 2"):
+        said = run(notebook, f"def double(rows):\n    {body}", check_of_rows)
+        assert "double changes its input rows in place" in said
+
+
+ERRORS = {
+    "x + torch.ones(7)": "an axis of size 3 meets an axis of size 7",
+    "rearrange(x, 'a b -> b a')": "the pattern names 2 axes, the tensor has 1",
+    "rearrange(x, '(a b) -> a b')": "the pattern leaves",
+    "x.reshape(2, 2)": "3 numbers do not fit into the shape (2, 2)",
+    "x.nothing": "there is no `.nothing`",
+    "nothing": "the name `nothing` is not defined",
+    "None + x": "something in it is None",
+    "torch.cat([x[None], x[None, :2]])": "torch.cat along axis 0 needs all other sizes equal",
+    "x if x else x": "a condition needs one true or false",
+}
+
+
+@pytest.mark.parametrize(("expression", "words"), ERRORS.items(), ids=ERRORS)
+def test_a_librarys_error_is_told_with_its_statement_and_shapes(notebook, expression, words):
+    notebook["rearrange"] = einops.rearrange
+    said = run(notebook, f"def double(x):\n    return {expression}", CHECK)
+    assert f"`return {expression}` stops: " in said
+    assert words in said
+    if "x" in expression:
+        assert "x is a tensor (3,)" in said
+
+
+def test_an_answer_of_another_signature_is_told_so(notebook):
+    said = run(notebook, "def double():\n    return 1", CHECK)
+    assert "leave the first line, with its arguments, as it was given" in said
+
+
+def test_a_result_of_none_is_told_so(notebook):
+    body = '@check("99.1", "double")\ndef _():\n    a, b = double(1)'
+    assert "is a `return` missing?" in run(notebook, "def double(x):\n    pass", body)
 
 
 def test_run_all_in_jupyter_shows_a_box_at_each_open_exercise(monkeypatch, tmp_path):

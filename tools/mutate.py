@@ -65,10 +65,8 @@ def _totals(found: dict[str, dict]) -> dict[str, int]:
 
 def judge_lesson(lesson: Lesson, only: str | None = None, show: bool = False) -> dict[str, dict]:
     """{exercise: counts, survivors and equal mutants} of a lesson, in this process."""
-    listed = EQUAL / f"{lesson.number:02d}.json"
-    equal = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     return {
-        exercise.id: judge_exercise(lesson, exercise, notebook, equal.get(exercise.id, {}), show)
+        exercise.id: judge_exercise(lesson, exercise, notebook, show)
         for exercise, notebook in at_each_check(lesson)
         if only in (None, exercise.id)
     }
@@ -117,10 +115,16 @@ def execute(source: str, name: str, notebook: dict) -> None:
     exec(compile(names.parse(source), name, "exec"), notebook)
 
 
-def judge_exercise(
-    lesson: Lesson, exercise: Exercise, notebook: dict, equal: dict[str, str], show: bool
-) -> dict:
+def equal_mutants(lesson: Lesson, exercise: Exercise) -> dict[str, str]:
+    """{mutant: why it is equal to the solution}."""
+    path = EQUAL / f"{lesson.number:02d}.json"
+    listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return listed.get(exercise.id, {})
+
+
+def judge_exercise(lesson: Lesson, exercise: Exercise, notebook: dict, show: bool) -> dict:
     """Counts of an exercise's mutants, those that its check accepts, and the equal ones."""
+    equal = equal_mutants(lesson, exercise)
     found = {"mutants": 0, "rejected": 0, "raw": 0, "equal": {}, "survivors": []}
     values = {name for name, value in notebook.items() if not callable(value)}
     solution = lesson.solution(exercise)

@@ -119,7 +119,7 @@ WORDS = {  # what libraries say: what it means
     r"upper bound and (?:larger bound|lower bound) inconsistent": (
         "arange counts upwards, but its start lies above its end"
     ),
-    r"'NoneType' object": "something in it is None",
+    r"'NoneType'": "something in it is None",
     r"(?:local variable|variable) '(\w+)' .*(?:referenced|associated)": (
         "`{}` is used before it has a value"
     ),

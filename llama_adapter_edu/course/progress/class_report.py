@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llama_adapter_edu.course.progress import verdicts
 from llama_adapter_edu.course.progress.class_table import Class, as_text, table, write
-from llama_adapter_edu.course.progress.exercises import REFERENCES
+from llama_adapter_edu.course.progress.exercises import lessons, own_checks
 from llama_adapter_edu.course.progress.hand_ins import PLATFORMS, HandIn, find, read_roster
 from llama_adapter_edu.course.progress.judging import broken, judge_notebook, sound_rows
 from llama_adapter_edu.course.progress.tables import printable
@@ -79,7 +79,10 @@ def _print(text: str) -> None:
 
 
 def _without_doubles(names: list[str]) -> list[str]:
-    return list({name.casefold(): name for name in reversed(names)}.values())[::-1]
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.casefold(), name)
+    return list(first.values())
 
 
 def _judge_all(hand_ins: list[HandIn], kept: "_Kept", seconds: float, jobs: int):
@@ -114,7 +117,7 @@ class _Kept:
     def __init__(self, output: Path):
         self.path = output.with_name(f"{output.name}.judged.json")
         self.lock, self.found = threading.Lock(), {}
-        self.course = b"".join(path.read_bytes() for path in sorted(REFERENCES.glob("*.py")))
+        self.course = repr([own_checks(lesson) for lesson in lessons()]).encode()
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             self.found = found if isinstance(found, dict) else {}

@@ -18,6 +18,11 @@ REFERENCES = Path(__file__).parents[1] / "reference"
 Check = tuple[str, tuple[str, ...]]  # ("1.2", ("name", ...))
 
 
+def lessons() -> list[int]:
+    """The numbers of the course's lessons."""
+    return sorted(int(path.stem[-2:]) for path in REFERENCES.glob("lesson_[0-9][0-9].py"))
+
+
 def exercises(lesson: int) -> dict[str, str]:
     """{"1.2": "name, name"} of a lesson; empty for a lesson that the course does not have."""
     return _constant(lesson, "EXERCISES") or {}

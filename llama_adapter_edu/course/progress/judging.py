@@ -16,11 +16,11 @@ from pathlib import Path
 from llama_adapter_edu.course.checks.source import digest, parse
 from llama_adapter_edu.course.progress import verdicts
 from llama_adapter_edu.course.progress.exercises import (
-    REFERENCES,
     cell_digest,
     checks_in,
     defines,
     exercises,
+    lessons,
     own_checks,
 )
 from llama_adapter_edu.course.progress.hand_ins import LARGEST
@@ -113,9 +113,9 @@ def _lesson(sources: list[str]) -> int | None:
     found = Counter(key.split(".")[0] for source in sources for key, _ in checks_in(source))
     if found:
         return int(found.most_common(1)[0][0])
-    for path in REFERENCES.glob("lesson_[0-9][0-9].py"):
-        names = ", ".join(exercises(int(path.stem[-2:])).values()).split(", ")
-        found[path.stem[-2:]] = sum(defines(source, names) for source in sources if any(names))
+    for lesson in lessons():
+        names = ", ".join(exercises(lesson).values()).split(", ")
+        found[str(lesson)] = sum(defines(source, names) for source in sources if any(names))
     best = found.most_common(1)
     return int(best[0][0]) if best and best[0][1] else None
 

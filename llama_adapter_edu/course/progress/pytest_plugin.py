@@ -68,15 +68,20 @@ def _runs_the_course(args: Iterable[str]) -> bool:
     return any(_of_the_course(path) for place in places for path in _notebooks(place))
 
 
-def _notebooks(place: Path) -> Iterable[Path]:
-    return place.rglob("*.ipynb") if place.is_dir() else [place]
+def _notebooks(place: Path) -> Iterator[Path]:
+    if place.is_file():
+        yield place
+    for folder, inner, files in os.walk(place):
+        inner[:] = [name for name in inner if not name.startswith(".") and name != "site-packages"]
+        yield from (Path(folder, name) for name in files if name.endswith(".ipynb"))
 
 
 def _of_the_course(path: Path) -> bool:
     try:
-        return path.suffix == ".ipynb" and "@check(" in path.read_text("utf-8", errors="replace")
+        text = path.read_text("utf-8", errors="replace") if path.suffix == ".ipynb" else ""
     except OSError:
         return False
+    return "@check(" in text or "with check(" in text
 
 
 class _Course:
