@@ -21,7 +21,7 @@ from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_a
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.training import resume as folder_module
 from llama_adapter_edu.training.interrupts import caught_interrupts
-from llama_adapter_edu.training.resume import ResumeFolder
+from llama_adapter_edu.training.resume import resume_folder
 from llama_adapter_edu.training.state import ResumeError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
@@ -233,7 +233,7 @@ def test_a_changed_setting_in_the_header_reads_like_another_run(tmp_path):
 def test_two_runs_in_one_folder(tmp_path):
     accelerator = Accelerator(cpu=True)
     with (
-        ResumeFolder(tmp_path, {}, accelerator),
+        resume_folder(tmp_path, {}, accelerator),
         pytest.raises(ResumeError, match="another run is working"),
     ):
         tiny_run(tmp_path)
