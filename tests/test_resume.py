@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, cpu_offload
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_run import run_in_process, run_with_limits, tiny_model, tiny_rows, tiny_run
@@ -169,6 +169,19 @@ def test_another_run_is_refused_and_nothing_changes(tmp_path, change, words):
         tiny_run(tmp_path, **change | {"model": model})
     assert content(tmp_path) == before
     assert all(map(torch.equal, parameters, model.parameters()))
+
+
+def test_an_offloaded_base_is_the_same_base_and_trains_alike(tmp_path):
+    def offloaded():
+        model = cpu_offload(tiny_model(adapter=False), execution_device="cpu")
+        assert model.lm_head.weight.is_meta
+        return add_adaption_prompts(model, AdaptionPromptConfig(5, 2))
+
+    whole, _ = tiny_run()
+    assert tiny_run(model=offloaded())[0].losses == whole.losses
+    with pytest.raises(FloatingPointError):
+        tiny_run(tmp_path / "half", model=poisoned(tiny_model(), at_call=4))
+    assert tiny_run(tmp_path / "half", model=offloaded())[0].losses == whole.losses
 
 
 def test_another_micro_batch_size_may_go_on(tmp_path):

@@ -26,13 +26,12 @@ BUCKET = 16  # columns: lengths are rounded up to a multiple of this
 def check_possible(accelerator: Accelerator, config: TrainingConfig, packed: bool) -> None:
     """Raise ValueError if a run with these settings cannot be recorded."""
     plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
-    cut = config.micro_batch_size is not None
-    if accelerator.device.type != "cuda" or not plain or cut or packed:
+    size, device = config.micro_batch_size, accelerator.device
+    if device.type != "cuda" or not plain or size is not None or packed:
         raise ValueError(
             "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision, "
             f"micro-batches and packed rows. Here: {accelerator.num_processes} processes on "
-            f"{accelerator.device}, mixed_precision={accelerator.mixed_precision!r}, "
-            f"micro_batch_size={config.micro_batch_size}, {packed=}. Leave cuda_graphs out."
+            f"{device}, {accelerator.mixed_precision=!r}, {size=}, {packed=}. Leave it out."
         )
 
 

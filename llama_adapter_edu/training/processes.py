@@ -32,7 +32,7 @@ def sum_over_processes(
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises in process 0, in every process. The others do not call it."""
+    """What `work` returns or raises in the main process, in every process."""
     result, error = None, None
     if accelerator.is_main_process:
         try:
