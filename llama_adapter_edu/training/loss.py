@@ -57,11 +57,12 @@ def columns_loss_sum(
     labels: Int[Tensor, "b s"] = batch["labels"]
     # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
     # the slice that a plain number stands for does not, and a CPU is then several times slower.
-    # An index on the CPU fits a last layer on any device, where a device map has spread the model.
-    device = "cpu" if hasattr(model, "hf_device_map") else labels.device
-    predicting = torch.arange(labels.shape[1], device=device)[-n_columns - 1 : -1]
+    predicting = torch.arange(labels.shape[1], device=labels.device)[-n_columns - 1 : -1]
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
+    if hasattr(model, "hf_device_map"):  # accelerate moves an index to the first device of the map
+        logits = model(**inputs, use_cache=False, logits_to_keep=n_columns + 1).logits[:, :-1]
+    else:
+        logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
     labels = labels[:, 1:][:, -n_columns:].to(logits.device)
     return loss_sum(rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)"))
 
