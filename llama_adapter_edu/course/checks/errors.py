@@ -117,6 +117,12 @@ WORDS = {  # what libraries say: what it means
         "arange counts upwards, but its start lies above its end"
     ),
     r"'NoneType' object": "something in it is None",
+    r"object of type '(\w+)' has no len": "a {} has no length",
+    r"'(\w+)' object is not iterable": "a loop cannot go through a {}",
+    r"expected Tensor as element \d+ in argument \d+, but got (\w+)": (
+        "a {} stands where a tensor is needed"
+    ),
+    r"expected a non-empty list of Tensors": "the list of tensors to join is empty",
     r"(?:local variable|variable) '(\w+)' .*(?:referenced|associated)": (
         "`{}` is used before it has a value"
     ),

@@ -6,7 +6,7 @@ Generated from solutions/02_attention.py by tools/build.py; edit that file, not 
 # fmt: off
 
 EXERCISES = {'2.1': 'rotary_tables', '2.2': 'apply_rotary', '2.3': 'causal_attention', '2.4': 'KeyValueCache', '2.5': 'attend', '2.6': 'decode_greedily'}
-CHECKS = {'2.1': '2660aa5fc988', '2.2': 'ad5cd5fa8bc1', '2.3': '1892f54fac24', '2.4': 'c284e4a09c4f', '2.5': '26558ca9a58d', '2.6': 'fffa171db2fa'}
+CHECKS = {'2.1': '5c46ec4ce24f', '2.2': '480b40ff3722', '2.3': '0d688440c8b5', '2.4': '1f6024a146ff', '2.5': '44abc8bcc393', '2.6': 'dc152bfb9172'}
 STUBS = {'2.1': 'a32df63cb35d', '2.2': 'b9b885c51f48', '2.3': '6083b3e393cc', '2.4': 'a44e0682ce98', '2.5': 'fa90d97fdd3b', '2.6': 'd49e661f163f'}
 GIVEN = ('_', 'answer', 'ax', 'axes', 'block', 'cos', 'equal', 'everything', 'fig', 'from_the_start', 'head', 'hidden', 'hidden_of_layers', 'ids', 'in_order', 'key', 'layer', 'mine', 'mine_answer', 'mixed', 'model', 'n', 'n_read', 'n_written', 'one_step', 'out_of_order', 'position', 'positions', 'query', 'question', 'score', 'scores', 'sentence', 'sin', 'tables', 'theirs', 'title', 'token', 'token_ids', 'tokenizer', 'value', 'weights', 'with_caches', 'word', 'word_before', 'words')
 
