@@ -6,7 +6,7 @@ Generated from solutions/03_soft_prompts.py by tools/build.py; edit that file, n
 # fmt: off
 
 EXERCISES = {'3.1': 'prompt_keys_values', '3.2': 'prompt_scores', '3.3': 'prompt_attention', '3.4': 'joint_attention_weights', '3.5': 'position_effect'}
-CHECKS = {'3.1': '258d85f9ced2', '3.2': '31c51695514d', '3.3': 'c39068a6ae98', '3.4': 'c41ffb6e46b4', '3.5': 'fc67e9367390'}
+CHECKS = {'3.1': '5af45742e75e', '3.2': 'f6ae7f60d0f4', '3.3': '6ab854b9e0e9', '3.4': 'e5a9759baddf', '3.5': 'f9a56349d7e4'}
 STUBS = {'3.1': 'eecb399222df', '3.2': '9568319b0a06', '3.3': '4b8f6d9d50c3', '3.4': '87859e7637a2', '3.5': '4738eaa490a5'}
 GIVEN = ('_', 'adapted', 'ax', 'bare', 'bars', 'block', 'colour', 'effects', 'fig', 'from_prompts', 'from_words', 'head', 'hidden', 'input_ids', 'joint', 'key', 'last', 'layer', 'left', 'lights', 'limits', 'model', 'moved_key', 'moved_query', 'moves', 'name', 'of_words', 'pair_score', 'places', 'position', 'prompt', 'prompt_key', 'prompt_score', 'prompt_value', 'prompts', 'query', 'raw_key', 'raw_query', 'right', 'scores_of_prompts', 'seen', 'sentence', 'shift', 'shifts', 'size', 'states', 'token', 'tokenizer', 'two', 'typical', 'vectors', 'with_prompts', 'without', 'word_key', 'word_scores', 'word_value', 'words', 'x')
 
