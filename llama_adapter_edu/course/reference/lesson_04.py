@@ -6,9 +6,9 @@ Generated from solutions/04_zero_init_gate.py by tools/build.py; edit that file,
 # fmt: off
 
 EXERCISES = {'4.1': 'gated_prompt_attention', '4.2': 'gated_attention_weights', '4.3': 'GatedPrompts', '4.4': 'gets_gradient'}
-CHECKS = {'4.1': 'd0df105f9700', '4.2': '97844abdefec', '4.3': '6238a02dc662', '4.4': '4d6a4d6bb6ec'}
+CHECKS = {'4.1': '0de6d9f1359a', '4.2': '55c068131595', '4.3': '82b896642d43', '4.4': '4d6a4d6bb6ec'}
 STUBS = {'4.1': '8d24ae3195f0', '4.2': '8b624430c0c2', '4.3': '30b69b1353a4', '4.4': '0e030c6706fe'}
-GIVEN = ('_', 'added', 'all_prompts', 'ax', 'axes', 'bad', 'bare', 'bars', 'batch', 'block', 'colour', 'command', 'commands', 'fig', 'first', 'g', 'gate', 'gates', 'good', 'guessing', 'head', 'heads_value', 'hidden', 'history', 'inputs', 'keep', 'kept', 'key', 'layer', 'layer_prompts', 'learns', 'lengths', 'loss', 'losses', 'mine', 'model', 'module', 'n', 'n_learnt', 'name', 'of_gates', 'of_prompts', 'of_words', 'opening', 'openings', 'optimizer', 'p', 'part', 'position', 'prompt_key', 'prompt_value', 'prompts', 'queries', 'query', 'rows', 'side_by_side', 'size', 'sizes', 'started', 'states', 'tensor', 'tokenizer', 'value', 'weights', 'word_scores')
+GIVEN = ('_', 'added', 'all_prompts', 'ax', 'axes', 'bad', 'bare', 'bars', 'batch', 'block', 'colour', 'command', 'commands', 'fig', 'first', 'g', 'gate', 'gates', 'good', 'guessing', 'head', 'heads_value', 'hidden', 'history', 'inputs', 'keep', 'kept', 'key', 'largest', 'layer', 'layer_prompts', 'learns', 'lengths', 'loss', 'losses', 'mine', 'model', 'module', 'n', 'n_learnt', 'name', 'of_gates', 'of_prompts', 'of_words', 'opening', 'openings', 'optimizer', 'p', 'parameter', 'part', 'position', 'prompt_key', 'prompt_value', 'prompts', 'queries', 'query', 'rows', 'side_by_side', 'size', 'sizes', 'started', 'states', 'tensor', 'tokenizer', 'value', 'weights', 'word_scores')
 
 import torch
 from einops import rearrange
