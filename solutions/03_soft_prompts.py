@@ -980,7 +980,7 @@ for shift, without, with_prompts in zip(moves, bare, adapted, strict=True):
     )
 
 # %%
-# alt: Bars of the largest logit change for shifts of 1, 10 and 50 words, on a log scale: about 0.00003 for the bare Llama, 0.8 to 2 with prompts.
+# alt: Bars of the largest logit change for shifts of 1, 10 and 50 words, on a log scale: about 0.00003 for the bare Llama, about 0.8 to 2 with prompts.
 fig, ax = plt.subplots(figsize=(6.5, 2.8))
 places = torch.arange(len(moves))
 for x, effects, colour, name in (
@@ -996,9 +996,9 @@ plt.show()
 
 # %% [markdown]
 # The bare Llama does not notice: what is left is rounding. With prompts, even a move by one word
-# changes a logit by 2. **Adapters see absolute positions.** The paper does not mention it, but it
-# holds for all implementations that we looked at. So whoever pads rows on the left, or
-# packs several texts into one row, must pass the right `position_ids`.
+# changes a logit by about 2. **Adapters see absolute positions.** The paper does not mention it,
+# but it holds for all implementations that we looked at. So whoever pads rows on the left, or packs
+# several texts into one row, must pass the right `position_ids`.
 #
 # ## What you built
 #
