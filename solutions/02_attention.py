@@ -262,6 +262,15 @@ def rotary_tables(position, head_dim, theta):
     return angle.cos(), angle.cos()
 """
 
+# %% [raw] tags=["wrong"] says="use the argument position"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = einsum(torch.arange(position.shape[1]).float(), frequency, "s, i -> s i")
+    angle = repeat(angle, "s i -> b s (two i)", two=2, b=position.shape[0])
+    return angle.cos(), angle.sin()
+"""
+
 # %% [raw] tags=["right"]
 """
 def rotary_tables(position, head_dim, theta):
@@ -433,6 +442,15 @@ def apply_rotary(x, cos, sin):
     cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
     x *= cos
     return x + quarter_turn * sin
+"""
+
+# %% [raw] tags=["wrong"] says="there is no index 1 on axis 0"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    quarter_turn = torch.cat([-second, first], dim=-1)
+    rows = [x[b] * cos[b] + quarter_turn[b] * sin[b] for b in range(len(x))]
+    return torch.stack(rows)
 """
 
 # %% [raw] tags=["right"]
@@ -906,6 +924,23 @@ class KeyValueCache:
         return self.key, self.value
 """
 
+# %% [raw] tags=["wrong"] says="the gradient of `key`"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key.detach(), value.detach()
+        return key, value
+"""
+
 # %% [raw] tags=["right"]
 """
 @dataclass
@@ -1202,6 +1237,40 @@ def attend(layer, hidden_states, cache=None):
     return layer.output_layer(merge_heads(causal_attention(turned, key, value))), query
 """
 
+# %% [raw] tags=["wrong"] says="An empty cache counts as False"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = len(cache) if cache else 0
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    if cache:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="causal_attention repeats them"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = 0 if cache is None else len(cache)
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
 # %% [raw] tags=["right"]
 """
 def attend(layer, hidden_states, cache=None):
@@ -1429,6 +1498,16 @@ def decode_greedily(read, token_ids, n_words):
         token_ids = read(token_ids)[:, -1].argmax(dim=-1)
         written.append(token_ids)
     return torch.stack(written, dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="5 new words take 5 reads"
+"""
+def decode_greedily(read, token_ids, n_words):
+    new, written = read(token_ids)[:, -1:].argmax(dim=-1), []
+    for _ in range(n_words):
+        written.append(new)
+        new = read(new)[:, -1:].argmax(dim=-1)
+    return torch.cat(written, dim=1)
 """
 
 # %% [raw] tags=["right"]

@@ -211,6 +211,22 @@ def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
     return key, value
 """
 
+# %% [raw] tags=["wrong"] says="or a new Parameter cuts it"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    prompts = nn.Parameter(prompts)
+    key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="the keys and the values look swapped"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    both = torch.stack([value_proj(prompts), key_proj(prompts)])
+    return rearrange(both, "two p (g d) -> two g p d", d=head_dim).unbind()
+"""
+
 # %% [raw] tags=["right"]
 """
 def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
@@ -701,6 +717,16 @@ def joint_attention_weights(scores_bhsp, scores_bhst):
     return weights[..., n_words:], weights[..., :n_words]
 """
 
+# %% [raw] tags=["wrong"] says="an axis of size 6 meets an axis of size 4"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    n_words = scores_bhst.shape[-1]
+    later = torch.ones(n_words, n_words, dtype=torch.bool).triu(1)
+    scores = torch.cat([scores_bhsp, scores_bhst.masked_fill(later, -torch.inf)], dim=-1)
+    weights = scores.softmax(dim=-1)
+    return weights[..., :-n_words], weights[..., -n_words:]
+"""
+
 # %% [raw] tags=["right"]
 """
 def joint_attention_weights(scores_bhsp, scores_bhst):
@@ -934,6 +960,28 @@ def position_effect(model, input_ids, shift):
     here = model(input_ids, position_ids=position).logits
     moved = model(input_ids + shift, position_ids=position + shift).logits
     return (moved - here).abs().max().item()
+"""
+
+# %% [raw] tags=["wrong"] says="all rows of the batch count"
+"""
+def position_effect(model, input_ids, shift):
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    here = model(input_ids, position_ids=position).logits
+    moved = model(input_ids, position_ids=position + shift).logits
+    return (moved - here)[0].abs().max().item()
+"""
+
+# %% [raw] tags=["right"]
+"""
+def position_effect(model, input_ids, shift):
+    largest, device = 0.0, next(model.parameters()).device
+    position = torch.arange(input_ids.shape[1], device=device)[None]
+    for row in input_ids:
+        row = row[None].to(model.device)
+        here = model(input_ids=row, use_cache=False)["logits"]
+        moved = model(input_ids=row, position_ids=position + shift)[0]
+        largest = max(largest, (moved - here).abs().max().item())
+    return largest
 """
 
 # %% [raw] tags=["right"]

@@ -288,6 +288,23 @@ def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale
     return rearrange(activation(gate), "h -> h 1 1") * attended
 """
 
+# %% [raw] tags=["wrong"] says="no gradient reaches `gate`"
+"""
+def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale=None):
+    attended = prompt_attention(query, key, value, scale)
+    opening = rearrange(activation(gate.detach()), "h -> h 1 1")
+    return (opening * attended).to(attended.dtype)
+"""
+
+# %% [raw] tags=["wrong"] says="with closed gates"
+"""
+def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale=None):
+    if not gate.any():
+        return torch.zeros_like(query)
+    attended = prompt_attention(query, key, value, scale)
+    return (rearrange(activation(gate), "h -> h 1 1") * attended).to(attended.dtype)
+"""
+
 # %% [raw] tags=["right"]
 """
 def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale=None):
@@ -490,6 +507,14 @@ def gated_attention_weights(scores_bhsp, scores_bhst, gate):
 def gated_attention_weights(scores_bhsp, scores_bhst, gate):
     of_prompts = rearrange(torch.tanh(gate), "h -> h 1 1") * scores_bhsp.softmax(dim=-1)
     return torch.cat([causal_softmax(scores_bhst), of_prompts], dim=-1)
+"""
+
+# %% [raw] tags=["wrong"] says="leave the sum as it is"
+"""
+def gated_attention_weights(scores_bhsp, scores_bhst, gate):
+    of_prompts = rearrange(torch.tanh(gate), "h -> h 1 1") * scores_bhsp.softmax(dim=-1)
+    weights = torch.cat([of_prompts, causal_softmax(scores_bhst)], dim=-1)
+    return weights / weights.sum(dim=-1, keepdim=True)
 """
 
 # %% [raw] tags=["right"]
@@ -717,6 +742,34 @@ class GatedPrompts(nn.Module):
 
     def forward(self, query, prompt_key, prompt_value, scale=None):
         return gated_prompt_attention(query, prompt_key, prompt_value, self.gate)
+"""
+
+# %% [raw] tags=["wrong"] says="keys and values are kept from an earlier call"
+"""
+class GatedPrompts(nn.Module):
+    def __init__(self, adapter_len, model_width, n_heads):
+        super().__init__()
+        self.prompts = nn.Parameter(torch.randn(adapter_len, model_width))
+        self.gate = nn.Parameter(torch.zeros(n_heads))
+
+    def forward(self, query, prompt_key, prompt_value, scale=None):
+        if not hasattr(self, "kv"):
+            self.kv = prompt_key, prompt_value
+        return gated_prompt_attention(query, *self.kv, self.gate, scale=scale)
+"""
+
+# %% [raw] tags=["wrong"] says="no gradient reaches the gate"
+"""
+class GatedPrompts(nn.Module):
+    def __init__(self, adapter_len, model_width, n_heads):
+        super().__init__()
+        self.prompts = nn.Parameter(torch.randn(adapter_len, model_width))
+        self.gate = nn.Parameter(torch.zeros(n_heads))
+
+    def forward(self, query, prompt_key, prompt_value, scale=None):
+        if not self.gate.any():
+            return torch.zeros_like(query)
+        return gated_prompt_attention(query, prompt_key, prompt_value, self.gate, scale=scale)
 """
 
 # %% [raw] tags=["right"]
