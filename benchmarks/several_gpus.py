@@ -177,11 +177,13 @@ def work(options) -> None:
             }
             try:
                 record |= train(model, options, accelerator, way)
-            except torch.OutOfMemoryError as error:
-                record["failed"] = str(error).split("\n")[0][:200]
-            if accelerator.is_main_process:
-                print(json.dumps(record), flush=True)
-                measure.keep(options.output, [record])
+            except Exception as error:  # it is told in the record, and ends this process
+                record["failed"] = f"{type(error).__name__}: {error}"[:400]
+                raise
+            finally:
+                if accelerator.is_main_process:
+                    print(json.dumps(record), flush=True)
+                    measure.keep(options.output, [record])
         del model
         gc.collect()
         torch.cuda.empty_cache()
