@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from gates import open_gates
 from safetensors.torch import load_file
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, chat, save_adapter
@@ -31,9 +32,12 @@ def test_help_and_the_package_load_nothing_heavy():
         assert command in done.stdout
 
 
-def test_options_are_the_main_jobs_arguments():
-    options = vars(command_line._parser().parse_args(["finetune", "--model", "m", "--cpu"]))
-    assert set(options) - {"command"} == set(inspect.signature(main_job.run_main_job).parameters)
+def test_options_become_the_main_jobs_arguments(monkeypatch):
+    signature, given = inspect.signature(main_job.run_main_job), {}
+    monkeypatch.setattr(main_job, "run_main_job", lambda **options: given.update(options) or 0)
+    assert run("finetune", "--model", "m", "--cpu") == 0
+    signature.bind(**given)
+    assert (given["model"], given["cpu"]) == ("m", True)
 
 
 @pytest.mark.parametrize("arguments", [(), ("fly",), ("finetune", "--steps", "many")])
@@ -107,9 +111,7 @@ def talk(monkeypatch, capsys, tiny, llama, tmp_path):
     """Talk to a tiny model with an adapter in a folder "brackets": what is printed."""
     monkeypatch.setattr(chat, "load_llama", lambda *_, **__: (tiny(vocab_size=49152), llama[1]))
     saved = add_adaption_prompts(tiny(vocab_size=49152), AdaptionPromptConfig(3, 2))
-    for name, parameter in saved.named_parameters():
-        if name.endswith("gate"):
-            parameter.data.fill_(3.0)
+    open_gates(saved, std=3.0)
     save_adapter(saved, tmp_path / "brackets")
 
     def say(*lines: str, adapters=("brackets",)) -> str:
