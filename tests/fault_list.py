@@ -83,7 +83,12 @@ FAULTS = [
         "value)",
         "test_adaption_prompt.py -k own_scale",
     ),
-    Fault(GATED, '"tanh": torch.tanh', '"tanh": torch.sigmoid', "test_adaption_prompt.py -k activation"),
+    Fault(
+        GATED,
+        '"tanh": torch.tanh',
+        '"tanh": torch.sigmoid',
+        "test_adaption_prompt.py -k activation",
+    ),
     Fault(
         GATED,
         'repeat(x, "g p d -> (g r) p d", r=r)',
@@ -164,13 +169,13 @@ FAULTS = [
         CONFIG,
         'if p.ndim <= 1], "weight_decay": 0.0}',
         'if p.ndim <= 1], "weight_decay": config.weight_decay}',
-        "test_finetune.py -k written_out",
+        "test_training_config.py",
     ),
     Fault(
         CONFIG,
         "(step + 1) / (warmup_steps + 1)",
         "step / (warmup_steps + 1)",
-        "test_finetune.py -k written_out",
+        "test_training_config.py",
     ),
     Fault(
         LOOP, "set_seed(config.seed + step,", "set_seed(config.seed,", "test_resume.py -k 20_random"
@@ -222,7 +227,7 @@ FAULTS = [
         WEIGHTS,
         "range(n_layers - adapter_layers, n_layers)",
         "range(adapter_layers)",
-        "test_checkpoint.py -k round_trip",
+        "test_formats.py -k peft",
     ),
     Fault(WEIGHTS, "if (gate != gate[0]).any():", "if False:", "test_formats.py -k equal_gates"),
     Fault(
