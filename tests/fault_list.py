@@ -87,7 +87,7 @@ FAULTS = [
         GATED,
         '"tanh": torch.tanh',
         '"tanh": torch.sigmoid',
-        "test_adaption_prompt.py -k activation",
+        "test_families.py -k closed",
     ),
     Fault(
         GATED,
