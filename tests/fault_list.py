@@ -69,7 +69,7 @@ FAULTS = [
         GATED,
         'rearrange(query, "b (g r) s d -> b g r s d"',
         'rearrange(query, "b (r g) s d -> b g r s d"',
-        "test_slide.py test_inspect_prompts.py",
+        "test_slide.py -k equations",
     ),
     Fault(
         GATED,
@@ -79,22 +79,27 @@ FAULTS = [
     ),
     Fault(
         GATED,
-        "query.shape[-1] ** -0.5 if scale is None else scale",
-        "query.shape[-1] ** -0.5",
-        "test_adapt.py test_families.py test_vision.py",
+        "value, scale=scale)",
+        "value)",
+        "test_adaption_prompt.py -k own_scale",
     ),
-    Fault(GATED, '"tanh": torch.tanh', '"tanh": torch.sigmoid', "test_slide.py -k closed"),
+    Fault(
+        GATED,
+        '"tanh": torch.tanh',
+        '"tanh": torch.sigmoid',
+        "test_families.py -k closed",
+    ),
     Fault(
         GATED,
         'repeat(x, "g p d -> (g r) p d", r=r)',
         'repeat(x, "g p d -> (r g) p d", r=r)',
-        "test_slide.py -k equations",
+        "test_adaption_prompt.py -k taught_function",
     ),
     Fault(
         GATED,
         "if moved.dtype == tensor.dtype else tensor.to(moved.device)",
         "",
-        "test_slide.py -k half",
+        "test_adaption_prompt.py -k float32",
     ),
     Fault(
         IMAGE,
@@ -164,13 +169,13 @@ FAULTS = [
         CONFIG,
         'if p.ndim <= 1], "weight_decay": 0.0}',
         'if p.ndim <= 1], "weight_decay": config.weight_decay}',
-        "test_finetune.py -k written_out",
+        "test_training_config.py",
     ),
     Fault(
         CONFIG,
         "(step + 1) / (warmup_steps + 1)",
         "step / (warmup_steps + 1)",
-        "test_finetune.py -k written_out",
+        "test_training_config.py",
     ),
     Fault(
         LOOP, "set_seed(config.seed + step,", "set_seed(config.seed,", "test_resume.py -k 20_random"
@@ -199,13 +204,13 @@ FAULTS = [
         MANAGE,
         "prompt.requires_grad_(name == adapter_name)",
         "prompt.requires_grad_(True)",
-        "test_adapt.py -k 'adapter'",
+        "test_adapt.py -k only_one_trains",
     ),
     Fault(
         INSPECT,
-        "opening.to(openings[0].device)",
-        "torch.sigmoid(opening)",
-        "test_adapt.py test_inspect_prompts.py test_finetune.py -k 'gate or opening or written'",
+        "scale).float().softmax(dim=-1)",
+        "scale).float().softmax(dim=-2)",
+        "test_inspect_prompts.py",
     ),
     Fault(
         PEFT,
@@ -222,7 +227,7 @@ FAULTS = [
         WEIGHTS,
         "range(n_layers - adapter_layers, n_layers)",
         "range(adapter_layers)",
-        "test_checkpoint.py -k round_trip",
+        "test_formats.py -k peft",
     ),
     Fault(WEIGHTS, "if (gate != gate[0]).any():", "if False:", "test_formats.py -k equal_gates"),
     Fault(

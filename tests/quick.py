@@ -1,4 +1,4 @@
-"""Skip each test that starts a Jupyter kernel or opens the course's Llama, when it does."""
+"""Skip each test that starts Jupyter kernels or processes that train, or opens the Llama."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED, cache_folder
 
-KERNELS = {"--nbval", "ipykernel_launcher", "build.py"}
+STARTED = {"--nbval", "ipykernel_launcher", "build.py", "accelerate.commands.launch"}
 
 
 def skip_at_kernels_and_the_llama() -> None:
@@ -17,7 +17,7 @@ def skip_at_kernels_and_the_llama() -> None:
     def watch(event: str, arguments: tuple) -> None:
         if event == "open" and str(arguments[0]).startswith(llama):
             pytest.skip("opens the course's Llama: make test")
-        if event == "subprocess.Popen" and KERNELS & {*map(os.path.basename, arguments[1])}:
-            pytest.skip("starts a Jupyter kernel: make test")
+        if event == "subprocess.Popen" and STARTED & {*map(os.path.basename, arguments[1])}:
+            pytest.skip("starts a kernel or processes that train: make test")
 
     sys.addaudithook(watch)

@@ -236,5 +236,3 @@ def test_all_kinds_of_cells_can_be_run_one_after_the_other(small_llama_folder):
     assert timeless[0]["first_loss"] != timeless[1]["first_loss"]
     assert timeless[0]["train_loss"] != timeless[2]["train_loss"]
     assert "seconds" in results[0]
-    with torch.no_grad():
-        assert ablation_run._worker["llama"](IDS).logits.isfinite().all()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from gates import open_gates
 from safetensors.torch import load_file
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, chat, save_adapter
@@ -102,9 +103,7 @@ def talk(monkeypatch, capsys, tiny, llama, tmp_path):
     """Talk to a tiny model with an adapter in a folder "brackets": what is printed."""
     monkeypatch.setattr(chat, "load_llama", lambda *_, **__: (tiny(vocab_size=49152), llama[1]))
     saved = add_adaption_prompts(tiny(vocab_size=49152), AdaptionPromptConfig(3, 2))
-    for name, parameter in saved.named_parameters():
-        if name.endswith("gate"):
-            parameter.data.fill_(3.0)
+    open_gates(saved, std=3.0)
     save_adapter(saved, tmp_path / "brackets")
 
     def say(*lines: str, adapters=("brackets",)) -> str:
