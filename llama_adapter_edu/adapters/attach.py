@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import AttentionInterface, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llama_adapter_edu.adapters.choice import AdapterState
@@ -48,7 +48,7 @@ class LayerView:
 
     def __init__(
         self,
-        base: PreTrainedConfig,
+        base: PretrainedConfig,
         state: AdapterState,
         number: int,
         n_query_heads: int | None = None,
