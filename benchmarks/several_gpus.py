@@ -62,23 +62,34 @@ SHAPES = {
         3,
     ),
 }
-COLUMNS = ["shape", "base", "way", "gpus", "rows_a_gpu", "length", "checkpointing", "median_ms"]
+COLUMNS = [
+    "shape",
+    "base",
+    "way",
+    "gpus",
+    "rows_a_gpu",
+    "length",
+    "checkpointing",
+    "spreading",
+    "median_ms",
+]
 COLUMNS += ["tokens_per_second", "efficiency", "of_whole", "peak_gib", "first_loss", "last_loss"]
 
 
-def make_base(shape: str, base: str, accelerator: Accelerator) -> PreTrainedModel:
+def make_base(base: str, options, accelerator: Accelerator) -> PreTrainedModel:
     """The shape with random weights in bfloat16: "whole", "spread", or over GPUs by a "map"."""
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(SHAPES[shape][0], dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(SHAPES[options.shape][0], dtype=torch.bfloat16)
     model.requires_grad_(False).eval()
     if base == "spread":
-        shard_base(model)
+        shard_base(model, drop_after_forward=not options.kept, prefetch=options.prefetch)
     places = {}
     if base == "map":
         # Even parts: each GPU needs room for what its layers keep for the backward pass.
-        n_bytes = int(1.1 * 2 * sum(p.numel() for p in model.parameters()))
         gpus = torch.cuda.device_count()
-        limits = {n: n_bytes // gpus for n in range(gpus)} or {"cpu": 2 * n_bytes}
+        whole, layer = (list(m.parameters()) for m in (model, model.model.layers[0]))
+        n_bytes, of_layer = (2 * sum(p.numel() for p in part) for part in (whole, layer))
+        limits = {n: n_bytes // gpus + 2 * of_layer for n in range(gpus)} or {"cpu": 2 * n_bytes}
         places = infer_auto_device_map(model, limits, ["LlamaDecoderLayer"], dtype=torch.bfloat16)
         rotary = model.model.rotary_emb  # its buffers are no weights
         model.model.rotary_emb = nn.Identity()
@@ -150,7 +161,7 @@ def work(options) -> None:
     """What each process does; the main one writes the records."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     for base in options.bases:
-        model = make_base(options.shape, base, accelerator)
+        model = make_base(base, options, accelerator)
         for way in options.ways:
             record = {
                 "shape": options.shape,
@@ -160,6 +171,7 @@ def work(options) -> None:
                 "rows_a_gpu": options.rows,
                 "length": options.length,
                 "checkpointing": options.checkpointing,
+                "spreading": spreading(options) if base == "spread" else "",
                 "parameters": sum(p.numel() for p in model.parameters()),
                 **measure.conditions(accelerator.device),
             }
@@ -176,15 +188,22 @@ def work(options) -> None:
     accelerator.end_training()
 
 
+def spreading(options) -> str:
+    """How a spread base travels, in words."""
+    kept = "kept until the backward pass" if options.kept else "gathered twice"
+    channels = os.environ.get("NCCL_MAX_NCHANNELS", "NCCL's own number of")
+    return f"{kept}, {options.prefetch} ahead, {channels} channels"
+
+
 def launch(options, gpus: int, bases: list[str]) -> None:
     """The runs of so many GPUs, each in a process of its own; a device map takes one for all."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "1" if bases == ["map"] else str(gpus)]
     command += ["-m", "benchmarks.several_gpus", "--work", "--gpus", str(gpus), "--bases", *bases]
     command += ["--ways", *options.ways, "--shape", options.shape, "--output", str(options.output)]
-    for name in ("rows", "length", "steps", "warm_up"):
+    for name in ("rows", "length", "steps", "warm_up", "prefetch"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    command += ["--checkpointing"] if options.checkpointing else []
+    command += [f"--{name}" for name in ("checkpointing", "kept") if getattr(options, name)]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "4")}
     if torch.cuda.is_available():
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
@@ -220,6 +239,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=6, help="first steps, not measured")
     parser.add_argument("--checkpointing", action="store_true", help="of the layers' activations")
+    parser.add_argument("--kept", action="store_true", help="a spread base stays for the backward")
+    parser.add_argument("--prefetch", type=int, default=1, help="layers of a spread base ahead")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "several_gpus.json")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

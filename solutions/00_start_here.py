@@ -177,19 +177,43 @@ def adapter_size(adapter_len: int, adapter_layers: int, model_width: int, n_head
 
 
 # %% tags=["check"]
-with check("0.1", "adapter_size"):
-    mine = adapter_size(adapter_len=2, adapter_layers=3, model_width=5, n_heads=4)
-    layer = torch.zeros(2, 5).numel() + torch.zeros(4).numel()
+@check(
+    "0.1",
+    "adapter_size",
+    adapter_len=[2, 10],
+    adapter_layers=[3, 30],
+    model_width=[5, 576],
+    n_heads=[4, 9],
+)
+def _(adapter_len, adapter_layers, model_width, n_heads):
+    mine = adapter_size(
+        adapter_len=adapter_len,
+        adapter_layers=adapter_layers,
+        model_width=model_width,
+        n_heads=n_heads,
+    )
+    prompts, gates = torch.zeros(adapter_len, model_width).numel(), torch.zeros(n_heads).numel()
+    right = sum(prompts + gates for _ in range(adapter_layers))
     mistakes = {
-        "the gates are missing: add one a head in each layer": 30,
-        "each head has a gate of its own: add n_heads a layer, not 1": 33,
-        "every layer has its own gates: multiply them by adapter_layers, too": 34,
-        "this is one layer: multiply by adapter_layers": 14,
+        "the gates are missing: add one a head in each layer": adapter_layers * prompts,
+        "each head has a gate of its own: add n_heads a layer, not 1": adapter_layers
+        * (prompts + 1),
+        "every layer has its own gates: multiply them by adapter_layers, too": adapter_layers
+        * prompts
+        + gates,
+        "every layer has its own prompts: multiply them by adapter_layers, too": prompts
+        + adapter_layers * gates,
+        "this is one layer: multiply by adapter_layers": prompts + gates,
+        "a layer's gates stand beside its prompts: add them, do not multiply": adapter_layers
+        * prompts
+        * gates,
+        "every prompt has model_width numbers: multiply them, do not add": adapter_layers
+        * (adapter_len + model_width + n_heads),
+        "the prompts are missing: each has model_width numbers": adapter_layers * gates,
+        "this is the size in bytes; count the numbers": 4 * right,
     }
-    assert_close(mine, layer + layer + layer, mistakes=mistakes)
+    assert_close(mine, right, mistakes=mistakes)
 
-    ours = adapter_size(adapter_len=10, adapter_layers=30, model_width=576, n_heads=9)
-    assert_close(ours, 173_070, what="our Llama's adapter")
 
 # %% [raw] tags=["wrong"] says="the gates are missing"
 """
@@ -215,7 +239,7 @@ def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
     return adapter_len * model_width + n_heads
 """
 
-# %% [raw] tags=["wrong"] says="our Llama's adapter: expected 1.731e+05"
+# %% [raw] tags=["wrong"] says="n_heads=9 not: expected 1.731e+05, got 42"
 """
 def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
     return 42

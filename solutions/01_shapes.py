@@ -17,7 +17,12 @@ import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from llama_adapter_edu import load_llama
-from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course import (
+    assert_close,
+    assert_gradients,
+    assert_shape,
+    check,
+)
 from llama_adapter_edu.course.figures import draw_tensors, heatmap, use_style
 from torch import Tensor
 
@@ -122,21 +127,23 @@ def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h
 
 
 # %% tags=["check"]
-with check("1.1", "split_heads"):
-    x = torch.randn(2, 5, 12)
-    heads = split_heads(x, head_dim=4)
-    assert_shape(heads, "b h s d", b=2, h=3, s=5, d=4)
+@check("1.1", "split_heads", h=[3, 2], d=[4, 6])
+def _(h, d):
+    x = torch.randn(2, 5, h * d)
+    heads = split_heads(x, head_dim=d)
+    assert_shape(heads, "b h s d", b=2, h=h, s=5, d=d)
 
-    right = torch.stack([x[:, :, 0:4], x[:, :, 4:8], x[:, :, 8:12]], dim=1)
+    right = torch.stack(x.split(d, dim=-1), dim=1)  # head after head
+    every_third = rearrange(x, "b s (d h) -> b h s d", d=d)
     mistakes = {
-        "a head takes every third number: write (h d), not (d h)": rearrange(
-            x, "b s (d h) -> b h s d", d=4
-        ),
+        f"a head takes every {h}th number: write (h d), not (d h)": every_third,
         "the words are mixed: reshape cannot move the head axis, rearrange can": x.reshape(
-            2, 3, 5, 4
+            2, h, 5, d
         ),
     }
     assert_close(heads, right, "b h s d", mistakes=mistakes)
+    assert_gradients(split_heads, x, d)
+
 
 # %% [raw] tags=["wrong"] says="heads and positions look swapped"
 """
@@ -230,20 +237,29 @@ def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
 
 
 # %% tags=["check"]
-with check("1.2", "merge_heads"):
-    heads = torch.randn(2, 3, 5, 4)
+@check("1.2", "merge_heads", b=[2, 3], h=[3, 2])
+def _(b, h):
+    heads = torch.randn(b, h, 5, 4)
     merged = merge_heads(heads)
-    right = torch.cat([heads[:, 0], heads[:, 1], heads[:, 2]], dim=-1)
+    assert isinstance(merged, Tensor), "return the merged tensor: is the `return` missing?"
+    shape = tuple(merged.shape)
+    assert shape != (b, h, 5, 4), f"nothing is merged: the shape is still {shape}"
+    assert shape != (b, h, 20), "s and d are merged; merge h and d"
+    assert shape == (b, 5, h * 4), (
+        f"expected the axes b, s and h * d merged, {(b, 5, h * 4)}, got {shape}"
+    )
+
+    right = torch.cat(heads.unbind(dim=1), dim=-1)  # side by side
     mistakes = {
         "the heads are interleaved: write (h d), not (d h)": rearrange(
             heads, "b h s d -> b s (d h)"
         ),
         "the shape is right, but the words are mixed: "
-        "reshape cannot move the head axis, rearrange can": heads.reshape(2, 5, 12),
+        "reshape cannot move the head axis, rearrange can": heads.reshape(b, 5, h * 4),
     }
-    assert tuple(merged.shape) != (2, 3, 5, 4), "nothing is merged: the shape is still (2, 3, 5, 4)"
-    assert tuple(merged.shape) != (2, 3, 20), "s and d are merged; merge h and d"
     assert_close(merged, right, mistakes=mistakes)
+    assert_gradients(merge_heads, heads)
+
 
 # %% [raw] tags=["wrong"] says="write (h d), not (d h)"
 """
@@ -348,17 +364,17 @@ def repeat_kv_heads(x: Float[Tensor, "b g t d"], n_repeats: int) -> Float[Tensor
 
 
 # %% tags=["check"]
-with check("1.3", "repeat_kv_heads"):
-    key = torch.randn(2, 4, 5, 6)
-    repeated = repeat_kv_heads(key, n_repeats=3)
-    assert_shape(repeated, "b h t d", b=2, h=12, t=5, d=6)
+@check("1.3", "repeat_kv_heads", g=[4, 2], r=[3, 5])
+def _(g, r):
+    key = torch.randn(2, g, 7, 6)
+    repeated = repeat_kv_heads(key, n_repeats=r)
+    assert_shape(repeated, "b h t d", b=2, h=g * r, t=7, d=6)
 
-    mistakes = {
-        "query heads 0 and 1 read different key heads: write (g r), not (r g)": torch.cat(
-            [key, key, key], dim=1
-        )
-    }
-    assert_close(repeated, key.repeat_interleave(3, dim=1), "b h t d", mistakes=mistakes)
+    copies = torch.cat([key] * r, dim=1)
+    mistakes = {"query heads 0 and 1 read different key heads: write (g r), not (r g)": copies}
+    assert_close(repeated, key.repeat_interleave(r, dim=1), "b h t d", mistakes=mistakes)
+    assert_gradients(repeat_kv_heads, key, r)
+
 
 # %% [raw] tags=["wrong"] says="write (g r), not (r g)"
 """
@@ -372,13 +388,13 @@ def repeat_kv_heads(x, n_repeats):
     return x.repeat(1, n_repeats, 1, 1)
 """
 
-# %% [raw] tags=["wrong"] says="expected (b=2, h=12, t=5, d=6), got (2, 4, 3, 5, 6)"
+# %% [raw] tags=["wrong"] says="4 axes are expected, not 5"
 """
 def repeat_kv_heads(x, n_repeats):
     return repeat(x, "b g t d -> b g r t d", r=n_repeats)
 """
 
-# %% [raw] tags=["wrong"] says="expected (b=2, h=12, t=5, d=6), got (2, 4, 15, 6)"
+# %% [raw] tags=["wrong"] says="heads (h) should be 12, not 4"
 """
 def repeat_kv_heads(x, n_repeats):
     return repeat(x, "b g t d -> b g (t r) d", r=n_repeats)
@@ -492,19 +508,27 @@ def attention_scores(
 
 
 # %% tags=["check"]
-with check("1.4", "attention_scores"):
-    query, key = torch.randn(2, 3, 4, 7), torch.randn(2, 3, 5, 7)
+@check("1.4", "attention_scores", d=[7, 6], t=[5, 3])
+def _(d, t):
+    query, key = torch.randn(2, 3, 4, d), torch.randn(2, 3, t, d)
     scores = attention_scores(query, key)
-    assert_shape(scores, "b h s t", b=2, h=3, s=4, t=5)
+    assert_shape(scores, "b h s t", b=2, h=3, s=4, t=t)
 
     right = attention_scores_loop(query, key)
+    sums = query.sum(-1)[..., :, None] * key.sum(-1)[..., None, :]
     mistakes = {
-        "the division by the root of d is missing": right * 7**0.5,
-        "divide by the root of d, not by d": right / 7**0.5,
-        "multiply by d ** -0.5; this is d ** 0.5": right * 7,
-        "divide by the root of the head width d, not of the number of keys": right * (7 / 5) ** 0.5,
+        "the division by the root of d is missing": right * d**0.5,
+        "divide by the root of d, not by d": right / d**0.5,
+        "multiply by d ** -0.5; this is d ** 0.5": right * d,
+        "divide by the root of the head width d, not of the number of keys": right * (d / t) ** 0.5,
+        "divide by the root of the head width d, not of the number of queries": (
+            right * (d / 4) ** 0.5
+        ),
+        "d is summed on its own in query and key: write the same letter in both": sums / d**0.5,
     }
     assert_close(scores, right, "b h s t", mistakes=mistakes)
+    assert_gradients(attention_scores, query, key)
+
 
 # %% [raw] tags=["wrong"] says="the division by the root of d is missing"
 """
@@ -531,7 +555,7 @@ def attention_scores(query, key):
     return einsum(query, key, "b h s d, b h t d -> b h t s") / query.shape[-1] ** 0.5
 """
 
-# %% [raw] tags=["wrong"] says="values differ; the first at (b=0, h=0, s=0, t=0)"
+# %% [raw] tags=["wrong"] says="d is summed on its own in query and key"
 """
 def attention_scores(query, key):
     return einsum(query, key, "b h s d, b h t dd -> b h s t") / query.shape[-1] ** 0.5
@@ -615,11 +639,16 @@ def lonely_axes(pattern: str) -> list[str]:
 
 
 # %% tags=["check"]
-with check("1.5", "lonely_axes"):
-
+@check("1.5", "lonely_axes")
+def _():
     def expect(pattern, right, otherwise):
         found = lonely_axes(pattern)
-        assert found == right, f"{pattern!r}: expected {right}, got {found}. {otherwise}"
+        assert isinstance(found, list | tuple), (
+            f"return a list of names, not {'None' if found is None else type(found).__name__}"
+        )
+        assert list(found) == right, (
+            f"{pattern!r}: expected {right}, got {list(found)}. {otherwise}"
+        )
 
     expect("s d, t d -> s t", [], "s and t are kept in the output; d stands in two inputs.")
     expect("s d, t dd -> s t", ["d", "dd"], "Both d and dd are summed on their own.")
@@ -627,6 +656,9 @@ with check("1.5", "lonely_axes"):
     expect("head word, head key -> head", ["key", "word"], "Compare whole names, not letters.")
     expect("zeta, alpha ->", ["alpha", "zeta"], "An empty output keeps nothing; sort the names.")
     expect("p, po -> po", ["p"], "p is not in the output, although po contains a p.")
+    expect("b i, b j, b k -> i j k", [], "b stands in three inputs: it is not lonely.")
+    expect("s d,t d->s", ["t"], "Blanks beside the comma and the arrow may be missing.")
+
 
 # %% [raw] tags=["wrong"] says="s and t are kept in the output"
 """
@@ -804,33 +836,45 @@ def causal_softmax(scores: Float[Tensor, "b h s t"]) -> Float[Tensor, "b h s t"]
 
 
 # %% tags=["check"]
-with check("1.6", "causal_softmax"):
-    square = torch.randn(2, 3, 4, 4)
-    right = causal_softmax_loop(square)
-    lower = torch.ones(4, 4).tril()
+@check("1.6", "causal_softmax", b=[2, 3], h=[3, 2], s=[4, 5])
+def _(b, h, s):
+    square = torch.randn(b, h, s, s)
     weights = causal_softmax(square)
-    assert_shape(weights, "b h s t", b=2, h=3, s=4, t=4)
-    assert not weights[:, :, 0].isnan().any(), (
-        "the first query has NaN: everything is masked. A word may look at itself, use > and not >="
-    )
+    assert_shape(weights, "b h s t", b=b, h=h, s=s, t=s)
+    right = causal_softmax_loop(square)
+    minus_infinity, lower = float("-inf"), torch.ones(s, s).tril()
+    masked = square.masked_fill(lower == 0, minus_infinity)
+    nothing = square.softmax(dim=-1)
     mistakes = {
-        "later words have weight: nothing is masked": square.softmax(dim=-1),
-        "the softmax runs over the queries: take dim=-1, the keys": square.softmax(dim=-2),
-        "the weights of a query must add up to 1: mask before the softmax": square.softmax(dim=-1)
-        * lower,
+        "later words have weight: nothing is masked": nothing,
+        "the softmax is missing": masked,
+        "the softmax runs over the queries: take dim=-1, the keys": masked.softmax(dim=-2),
+        "the softmax runs over the queries, and nothing is masked": square.softmax(dim=-2),
+        "the softmax runs over the batch: take dim=-1, the keys": masked.softmax(dim=0),
+        "the softmax runs over the heads: take dim=-1, the keys": masked.softmax(dim=1),
+        "a word may look at itself: use > and not >=": square.masked_fill(
+            lower.tril(-1) == 0, minus_infinity
+        ).softmax(dim=-1),
+        "0 times minus infinity is NaN: fill with masked_fill, do not multiply": square * torch.nan,
+        "the weights of a query must add up to 1: mask before the softmax": nothing * lower,
+        "fill with minus infinity before the softmax, not after it": nothing.masked_fill(
+            lower == 0, minus_infinity
+        ),
         "fill with minus infinity: a score of 0 still gets weight": (square * lower).softmax(-1),
         "words look ahead only: swap the two sides of the comparison": square.masked_fill(
-            lower.tril(-1) > 0, float("-inf")
+            lower.tril(-1) > 0, minus_infinity
         ).softmax(dim=-1),
     }
     assert_close(weights, right, "b h s t", mistakes=mistakes)
 
-    newest = torch.randn(2, 3, 4, 7)
-    first = newest.masked_fill(torch.ones(4, 7).triu(1) > 0, float("-inf")).softmax(dim=-1)
-    mistakes = {"the queries are the last 4 of 7 positions, not the first 4": first}
+    newest = torch.randn(b, h, s, 7)
+    first = newest.masked_fill(torch.ones(s, 7).triu(1) > 0, minus_infinity).softmax(dim=-1)
+    mistakes = {f"the queries are the last {s} of 7 positions, not the first {s}": first}
     what = "with fewer queries than keys"
     right = causal_softmax_loop(newest)
     assert_close(causal_softmax(newest), right, "b h s t", mistakes=mistakes, what=what)
+    assert_gradients(causal_softmax, newest)
+
 
 # %% [raw] tags=["wrong"] says="later words have weight: nothing is masked"
 """
@@ -838,7 +882,7 @@ def causal_softmax(scores):
     return scores.softmax(dim=-1)
 """
 
-# %% [raw] tags=["wrong"] says="A word may look at itself"
+# %% [raw] tags=["wrong"] says="a word may look at itself"
 """
 def causal_softmax(scores):
     n_queries, n_keys = scores.shape[-2:]

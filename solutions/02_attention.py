@@ -160,7 +160,8 @@ def rotary_tables(
 
 
 # %% tags=["check"]
-with check("2.1", "rotary_tables"):
+@check("2.1", "rotary_tables")
+def _():
     position = torch.tensor([[0, 1, 2, 3, 4], [9, 8, 7, 0, 5]])  # b s
     pair = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])  # the pair that each of d = 8 entries belongs to
 
@@ -182,6 +183,7 @@ with check("2.1", "rotary_tables"):
     mine = rotary_tables(position, head_dim=64, theta=100_000.0)
     assert_close(mine[0], theirs[0], "b s d", what="cosines of the real Llama")
     assert_close(mine[1], theirs[1], "b s d", what="sines of the real Llama")
+
 
 # %% [raw] tags=["wrong"] says="each angle should stand twice along d"
 """
@@ -319,7 +321,8 @@ def apply_rotary(
 
 
 # %% tags=["check"]
-with check("2.2", "apply_rotary"):
+@check("2.2", "apply_rotary")
+def _():
     to_the_right, up = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])  # b h s d
     turned = apply_rotary(to_the_right, cos=torch.zeros(1, 1, 2), sin=torch.ones(1, 1, 2))
     mistakes = {"the arrow turns backwards: (first, second) becomes (-second, first)": -up}
@@ -344,6 +347,7 @@ with check("2.2", "apply_rotary"):
         "the partner's part is missing: add the quarter turn times sin": x * wide_cos,
     }
     assert_close(apply_rotary(x, cos, sin), right, "b h s d", mistakes=mistakes)
+
 
 # %% [raw] tags=["wrong"] says="the arrow turns backwards"
 """
@@ -506,7 +510,8 @@ def causal_attention(
 
 
 # %% tags=["check"]
-with check("2.3", "causal_attention"):
+@check("2.3", "causal_attention")
+def _():
     query, key, value = torch.randn(2, 6, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
     pytorchs = F.scaled_dot_product_attention
     right = pytorchs(query, key, value, is_causal=True, enable_gqa=True)
@@ -530,6 +535,7 @@ with check("2.3", "causal_attention"):
         "2 queries and 5 keys: the queries are the last words, not the first": from_the_start
     }
     assert_close(two_queries, right[:, :, -2:], "b h s d", mistakes=mistakes, what="2 queries")
+
 
 # %% [raw] tags=["wrong"] says="query heads read the wrong key/value heads"
 """
@@ -693,7 +699,8 @@ class KeyValueCache:
 
 
 # %% tags=["check"]
-with check("2.4", "KeyValueCache"):
+@check("2.4", "KeyValueCache")
+def _():
     key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)  # b g t d: 5 words
     cache = KeyValueCache()
     first = cache.append(key[:, :, :3], value[:, :, :3])
@@ -714,6 +721,7 @@ with check("2.4", "KeyValueCache"):
     assert_close(every_value, value, "b g t d", mistakes=mistakes, what="values of all 5 words")
     assert len(cache) == 5, f"the cache should hold 5 words now, it holds {len(cache)}"
     assert len(KeyValueCache()) == 0, "a new cache should be empty: store the words in self"
+
 
 # %% [raw] tags=["wrong"] says="the cache should hold 3 words now, it holds 0"
 """
@@ -919,8 +927,8 @@ def attend(
 
 
 # %% tags=["check"]
-with check("2.5", "attend"):
-
+@check("2.5", "attend")
+def _():
     def small_layer():
         """m = 10, h = g = 3, d = 4."""
         parts = nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(12, 10)
@@ -966,6 +974,7 @@ with check("2.5", "attend"):
     assert len(cache) == 37, f"after 37 words the cache holds {len(cache)}: use cache.append"
     what = "in parts, with a cache (positions start at len(cache); keys are kept turned)"
     assert_close(torch.cat(parts, dim=1), right, "b s m", what=what)
+
 
 # %% [raw] tags=["wrong"] says="the order of the earlier words makes no difference"
 """
@@ -1196,7 +1205,8 @@ def decode_greedily(
 
 
 # %% tags=["check"]
-with check("2.6", "decode_greedily"):
+@check("2.6", "decode_greedily")
+def _():
     table = torch.randn(11, 11)  # v v: the score of each word after each word
     sizes = []  # how many words are read in each step
 
@@ -1224,6 +1234,7 @@ with check("2.6", "decode_greedily"):
         "take the scores after the last word, not after the first": followers(prompt[:, 0]),
     }
     assert_close(written, right, "b s", mistakes=mistakes)
+
 
 # %% [raw] tags=["wrong"] says="after the prompt, read the new word only"
 """

@@ -145,7 +145,8 @@ def prompt_keys_values(
 
 
 # %% tags=["check"]
-with check("3.1", "prompt_keys_values"):
+@check("3.1", "prompt_keys_values")
+def _():
     # p=5 prompts of width m=12; g=2 key/value heads of width d=3
     some_prompts = torch.randn(5, 12, requires_grad=True)
     key_proj, value_proj = nn.Linear(12, 6), nn.Linear(12, 6)
@@ -178,6 +179,7 @@ with check("3.1", "prompt_keys_values"):
         "no gradient reaches the prompts, so they could not learn. Frozen means that the weights "
         "of the projection do not change: leave out no_grad and detach"
     )
+
 
 # %% [raw] tags=["wrong"] says="write (g d), not (d g)"
 """
@@ -291,7 +293,8 @@ def prompt_scores(
 
 
 # %% tags=["check"]
-with check("3.2", "prompt_scores"):
+@check("3.2", "prompt_scores")
+def _():
     # b=2, h=12 query heads in g=3 groups of r=4, s=5 words, p=7 prompts, d=8
     some_query, some_key = torch.randn(2, 12, 5, 8), torch.randn(3, 7, 8)
     scores = prompt_scores(some_query, some_key)
@@ -316,6 +319,7 @@ with check("3.2", "prompt_scores"):
         mistakes={"the argument `scale` is ignored": right},
         what="with scale=0.5",
     )
+
 
 # %% [raw] tags=["wrong"] says="write (g r), not (r g)"
 """
@@ -455,7 +459,8 @@ def prompt_attention(
 
 
 # %% tags=["check"]
-with check("3.3", "prompt_attention"):
+@check("3.3", "prompt_attention")
+def _():
     some_query = torch.randn(2, 12, 5, 8)
     some_key, some_value = torch.randn(3, 7, 8), torch.randn(3, 7, 8)
     attended = prompt_attention(some_query, some_key, some_value)
@@ -482,6 +487,7 @@ with check("3.3", "prompt_attention"):
     assert prompt_attention(*half).dtype == torch.bfloat16, (
         "the result of bfloat16 values should be bfloat16: bring the weights back to their dtype"
     )
+
 
 # %% [raw] tags=["wrong"] says="it should run over the prompts"
 """
@@ -610,7 +616,8 @@ def joint_attention_weights(
 
 
 # %% tags=["check"]
-with check("3.4", "joint_attention_weights"):
+@check("3.4", "joint_attention_weights")
+def _():
     # b=2, h=3, s=t=5 words, p=7 prompts
     for_prompts, for_words = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 5)
     weights = joint_attention_weights(for_prompts, for_words)
@@ -637,6 +644,7 @@ with check("3.4", "joint_attention_weights"):
     }
     assert_close(of_prompts, right_prompts, "b h s p", mistakes=mistakes, what="the prompts")
     assert_close(of_words, right_words, "b h s t", what="the words")
+
 
 # %% [raw] tags=["wrong"] says="these are two softmaxes"
 """
@@ -803,7 +811,8 @@ def position_effect(model: nn.Module, input_ids: Int[Tensor, "b s"], shift: int)
 
 
 # %% tags=["check"]
-with check("3.5", "position_effect"):
+@check("3.5", "position_effect")
+def _():
     # a stand-in whose one logit falls with the square of the position; 14 words
     def falling(input_ids, position_ids):
         return SimpleNamespace(logits=-(rearrange(position_ids, "b s -> b s 1").float() ** 2))
@@ -818,6 +827,7 @@ with check("3.5", "position_effect"):
     assert_close(effect, 192.0, mistakes=mistakes)
     effect = position_effect(model, torch.tensor([[5, 17, 11]]), shift=6)
     assert effect < 1e-2, "the Llama without prompts should not notice: give both runs the same ids"
+
 
 # %% [raw] tags=["wrong"] says="take .abs() before .max()"
 """

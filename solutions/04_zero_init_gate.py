@@ -193,7 +193,8 @@ def gated_prompt_attention(
 
 
 # %% tags=["check"]
-with check("4.1", "gated_prompt_attention"):
+@check("4.1", "gated_prompt_attention")
+def _():
     # b=2, h=12 query heads in g=3 groups, s=5 words, p=7 prompts, d=8
     some_query, some_gate = torch.randn(2, 12, 5, 8), torch.randn(12)
     some_key, some_value = torch.randn(3, 7, 8), torch.randn(3, 7, 8)
@@ -228,6 +229,7 @@ with check("4.1", "gated_prompt_attention"):
     assert gated_prompt_attention(*half, some_gate).dtype == torch.bfloat16, (
         "a float32 gate should not turn a bfloat16 result into float32: cast it back at the end"
     )
+
 
 # %% [raw] tags=["wrong"] says="the activation is missing"
 """
@@ -371,7 +373,8 @@ def gated_attention_weights(
 
 
 # %% tags=["check"]
-with check("4.2", "gated_attention_weights"):
+@check("4.2", "gated_attention_weights")
+def _():
     # b=2, h=3, s=t=5 words, p=7 prompts
     for_prompts, for_words = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 5)
     some_gate = torch.tensor([-0.5, 0.2, 2.0])
@@ -400,6 +403,7 @@ with check("4.2", "gated_attention_weights"):
         "put the prompts first": torch.cat([right[..., 7:], right[..., :7]], -1),
     }
     assert_close(weights, right, mistakes=mistakes)
+
 
 # %% [raw] tags=["wrong"] says="not the scores"
 """
@@ -538,7 +542,8 @@ class GatedPrompts(nn.Module):
 
 
 # %% tags=["check"]
-with check("4.3", "GatedPrompts"):
+@check("4.3", "GatedPrompts")
+def _():
     # p=7 prompts of width m=40, h=12 heads
     module = GatedPrompts(7, 40, 12)
     learnt = dict(module.named_parameters())
@@ -562,6 +567,7 @@ with check("4.3", "GatedPrompts"):
     right = gated_prompt_attention(*some, torch.linspace(-1, 1, 12), scale=0.25)
     assert_close(module(*some, 0.25), right, "b h s d", what="with scale=0.25")
     assert module(*some).requires_grad, "no gradient reaches the gate"
+
 
 # %% [raw] tags=["wrong"] says="found ['prompts']"
 """
@@ -721,7 +727,8 @@ def gets_gradient(prompts_are_zero: bool, gate_is_zero: bool) -> dict[str, bool]
 
 
 # %% tags=["check"]
-with check("4.4", "gets_gradient"):
+@check("4.4", "gets_gradient")
+def _():
     key_proj, value_proj = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
     some_query, push = torch.randn(2, 12, 5, 8), torch.randn(2, 12, 5, 8)
     for prompts_are_zero in (False, True):
@@ -747,6 +754,7 @@ with check("4.4", "gets_gradient"):
                 f"{start}: the measurement says {measured['gate']} for the gate. "
                 "What reaches it is multiplied by what the head reads from the prompts"
             )
+
 
 # %% [raw] tags=["wrong"] says="multiplied by tanh(gate)"
 """

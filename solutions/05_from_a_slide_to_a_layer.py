@@ -194,7 +194,8 @@ def draft_shapes(b: int, s: int, p: int, batch_size: int) -> dict[str, tuple[int
 
 
 # %% tags=["check"]
-with check("5.1", "draft_shapes"):
+@check("5.1", "draft_shapes")
+def _():
     shapes = draft_shapes(b=4, s=5, p=7, batch_size=2)
     assert isinstance(shapes, dict), "return a dictionary; is the `return` missing?"
     names = ["query", "prompts", "key", "b, s"]
@@ -211,6 +212,7 @@ with check("5.1", "draft_shapes"):
     assert shapes["key"] == base.key_layer(prompts).shape, "key: key_layer makes 3 heads of 64"
     assert shapes["b, s"] != (4, 5), "b, s: axis 1 of the queries holds the heads, not the words"
     assert shapes["b, s"] == query.shape[:2], "b, s: read axes 0 and 1 of the queries"
+
 
 # %% [raw] tags=["wrong"] says="axis 1 of the queries holds the heads"
 """
@@ -437,7 +439,8 @@ def is_causal(layer: nn.Module, hidden: Float[Tensor, "b s m"]) -> bool:
 
 
 # %% tags=["check"]
-with check("5.2", "is_causal"):
+@check("5.2", "is_causal")
+def _():
     x = hidden[:2, :7]
     verdict = is_causal(base, x)
     assert isinstance(verdict, bool), f"return True or False, not {type(verdict).__name__}"
@@ -459,6 +462,7 @@ with check("5.2", "is_causal"):
     }
     for says, output in not_causal.items():
         assert not is_causal(lambda x, output=output: (output(x), None), x), says
+
 
 # %% [raw] tags=["wrong"] says="only outputs in front of the changed word count"
 """
@@ -611,7 +615,8 @@ def is_batch_independent(layer: nn.Module, hidden: Float[Tensor, "b s m"]) -> bo
 
 
 # %% tags=["check"]
-with check("5.3", "is_batch_independent"):
+@check("5.3", "is_batch_independent")
+def _():
     x = hidden[:, :5]
     verdict = is_batch_independent(base, x)
     assert isinstance(verdict, bool), f"return True or False, not {type(verdict).__name__}"
@@ -634,6 +639,7 @@ with check("5.3", "is_batch_independent"):
     }
     for says, output in mixes_sentences.items():
         assert not is_batch_independent(lambda x, output=output: (output(x), None), x), says
+
 
 # %% [raw] tags=["wrong"] says="your test passes the draft with 4 sentences"
 """
@@ -764,7 +770,8 @@ def moves_with_the_model(layer: nn.Module) -> bool:
 
 
 # %% tags=["check"]
-with check("5.4", "moves_with_the_model"):
+@check("5.4", "moves_with_the_model")
+def _():
     subject = copy.deepcopy(finished)
     verdict = moves_with_the_model(subject)
     assert isinstance(verdict, bool), f"return True or False, not {type(verdict).__name__}"
@@ -788,6 +795,7 @@ with check("5.4", "moves_with_the_model"):
     nested = nn.Sequential(nn.Sequential(copy.deepcopy(drafted)))
     says = "your test passes the draft inside another module: look at all of layer.modules()"
     assert not moves_with_the_model(nested), says
+
 
 # %% [raw] tags=["wrong"] says="move a copy"
 """
@@ -954,7 +962,8 @@ class AdaptationPromptAttentionLayer(nn.Module):
 
 
 # %% tags=["check"]
-with check("5.5", "AdaptationPromptAttentionLayer"):
+@check("5.5", "AdaptationPromptAttentionLayer")
+def _():
     biased = copy.deepcopy(base)
     biased.output_layer = nn.Linear(576, 576)
     layer = AdaptationPromptAttentionLayer(biased, num_prompt_tokens=7, emb_dim=576)
@@ -1013,6 +1022,7 @@ with check("5.5", "AdaptationPromptAttentionLayer"):
     assert half.adaption_gate.dtype == torch.float32, "the gate should be float32 on any base"
     says = "on a bfloat16 base the output should be bfloat16"
     assert half(x.bfloat16())[0].dtype == torch.bfloat16, says
+
 
 # %% [raw] tags=["wrong"] says="does not go through output_layer"
 """
@@ -1410,7 +1420,8 @@ class LlamaAttentionWithQueries(nn.Module):
 
 
 # %% tags=["check"]
-with check("5.6", "LlamaAttentionWithQueries"):
+@check("5.6", "LlamaAttentionWithQueries")
+def _():
     real = copy.deepcopy(model.model.layers[3].self_attn)
     shim = LlamaAttentionWithQueries(real)
     x = torch.randn(2, 5, 576)
@@ -1434,6 +1445,7 @@ with check("5.6", "LlamaAttentionWithQueries"):
     right = apply_rotary(unrotated, *rotary)
     assert_close(queries, right, "b h s d", mistakes=mistakes, what="the queries")
     assert not real.q_proj._forward_hooks, "a hook stays on q_proj: take it off with hook.remove()"
+
 
 # %% [raw] tags=["wrong"] says="the queries are not rotated"
 """

@@ -125,7 +125,8 @@ def top_layers(layers: Sequence, count: int) -> Sequence:
 
 
 # %% tags=["check"]
-with check("6.1", "top_layers"):
+@check("6.1", "top_layers")
+def _():
     names = ["bottom", "second", "third", "top"]
     two = list(top_layers(names, 2))
     assert two != ["top", "third"], "the lowest of the chosen layers comes first, not the top one"
@@ -139,6 +140,7 @@ with check("6.1", "top_layers"):
         except ValueError:
             continue
         raise AssertionError(f"{impossible} of 4 layers gave {found}; raise a ValueError instead")
+
 
 # %% [raw] tags=["wrong"] says="layers[-0:] takes all layers"
 """
@@ -267,7 +269,8 @@ def freeze_all_but_prompts(model: nn.Module) -> None:
 
 
 # %% tags=["check"]
-with check("6.2", "freeze_all_but_prompts"):
+@check("6.2", "freeze_all_but_prompts")
+def _():
     small = small_llama()
     for layer in small.model.layers[2:]:
         layer.self_attn.adaption_prompt = AdaptionPrompt(7, 24, 6)
@@ -280,6 +283,7 @@ with check("6.2", "freeze_all_but_prompts"):
     for part in ("prompts", "gate"):
         count = sum(name.endswith(part) for name in trains)
         assert count == 2, f"2 layers have an AdaptionPrompt, but the {part} of {count} train"
+
 
 # %% [raw] tags=["wrong"] says="parameters of the base still train"
 """
@@ -450,7 +454,8 @@ def sdpa_with_prompts(
 
 
 # %% tags=["check"]
-with check("6.3", "sdpa_with_prompts"):
+@check("6.3", "sdpa_with_prompts")
+def _():
     layer = small_llama().model.layers[0].self_attn
     query, key, value = torch.randn(3, 6, 5, 4), torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4)
     inputs = (layer, query, key, value, None)
@@ -485,6 +490,7 @@ with check("6.3", "sdpa_with_prompts"):
     }
     heads, _ = sdpa_with_prompts(*inputs, scaling=0.3)
     assert_close(heads, words + right, "b s h d", mistakes=mistakes, what="a layer with prompts")
+
 
 # %% [raw] tags=["wrong"] says="reshape scrambles heads and words"
 """
@@ -643,7 +649,8 @@ def attach(model: LlamaForCausalLM, adapter_layers: int, adapter_len: int = 10) 
 
 
 # %% tags=["check"]
-with check("6.4", "attach"):
+@check("6.4", "attach")
+def _():
     small = small_llama()
     padding = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
     inputs = {"input_ids": torch.randint(31, (3, 5)), "attention_mask": padding}
@@ -671,6 +678,7 @@ with check("6.4", "attach"):
         nn.init.ones_(prompt.gate)
     changed = not torch.equal(small(**inputs).logits[:, -1], before)
     assert changed, "open gates change nothing: is the model switched to the new function?"
+
 
 # %% [raw] tags=["wrong"] says="register the mask as well"
 """
@@ -833,7 +841,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 # %% tags=["check"]
-with check("6.5", "count_parameters"):
+@check("6.5", "count_parameters")
+def _():
     small = small_llama()
     attach(small, 2, adapter_len=7)
     adapter = 2 * (7 * 24 + 6)
@@ -852,6 +861,7 @@ with check("6.5", "count_parameters"):
         "that is the base alone; the prompts are a part of the model too": total - adapter,
     }
     assert_close(everything, total, mistakes=mistakes, what="all")
+
 
 # %% [raw] tags=["wrong"] says="the word matrix is counted twice"
 """
@@ -1051,7 +1061,8 @@ def load_prompts(model: nn.Module, path: Path) -> None:
 
 
 # %% tags=["check"]
-with check("6.6", "save_prompts", "load_prompts"):
+@check("6.6", "save_prompts", "load_prompts")
+def _():
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     path = Path(folder.name, "prompts.safetensors")
     models = {(2, 7): small_llama(), (3, 7): small_llama(), (2, 1): small_llama()}
@@ -1084,6 +1095,7 @@ with check("6.6", "save_prompts", "load_prompts"):
             continue
         raise AssertionError(f"a file with {word} was read into 2 layers of 7 prompts, silently")
     folder.cleanup()
+
 
 # %% [raw] tags=["wrong"] says="tensors of the base"
 """

@@ -190,7 +190,8 @@ def encode_row(
 
 
 # %% tags=["check"]
-with check("7.1", "encode_row"):
+@check("7.1", "encode_row")
+def _():
     row = encode_row(tokenizer, "Say hello in French", "Bonjour")
     assert isinstance(row, dict) and set(row) == {"input_ids", "labels"}, (
         'return a dictionary, {"input_ids": ..., "labels": ...}'
@@ -223,6 +224,7 @@ with check("7.1", "encode_row"):
         "a token spans the border: the answer's first line break melted into the prompt's last "
         "one. Turn prompt and answer into tokens one by one"
     )
+
 
 # %% [raw] tags=["wrong"] says="the prompt is learnt, too"
 """
@@ -384,7 +386,8 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, I
 
 
 # %% tags=["check"]
-with check("7.2", "collate"):
+@check("7.2", "collate")
+def _():
     # b=2 rows of 4 and 2 tokens; 9 is the closing token and the padding token
     short = {"input_ids": [7, 9], "labels": [IGNORE_INDEX, 9], "instruction": "not used"}
     long = {"input_ids": [5, 6, 8, 9], "labels": [IGNORE_INDEX, 6, 8, 9], "instruction": ""}
@@ -429,6 +432,7 @@ with check("7.2", "collate"):
     }
     right = torch.tensor([[none, 6, 8, 9], [none, 9, none, none]])
     assert_close(batch["labels"], right, "b s", mistakes=mistakes, what="labels")
+
 
 # %% [raw] tags=["wrong"] says="a closing token is hidden"
 """
@@ -786,7 +790,8 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
 
 
 # %% tags=["check"]
-with check("7.3", "exact_match"):
+@check("7.3", "exact_match")
+def _():
     pairs = {
         "on": ("on", True),
         "on\n": ("on", True),
@@ -814,6 +819,7 @@ with check("7.3", "exact_match"):
     assert_close(share, 3 / 7, mistakes=mistakes)
     swapped = exact_match(["on", "off"], ["off", "on"])
     assert swapped == 0, "each answer belongs to the expected text at its own place"
+
 
 # %% [raw] tags=["wrong"] says="use strip, on both texts"
 """
@@ -957,7 +963,8 @@ def group_split(
 
 
 # %% tags=["check"]
-with check("7.4", "group_split"):
+@check("7.4", "group_split")
+def _():
     # 10 groups: "a" has 1 row, "b" has 2, ...; 55 rows, mixed
     some_groups = [letter for n, letter in enumerate("abcdefghij", start=1) for _ in range(n)]
     random.Random(1).shuffle(some_groups)
@@ -985,6 +992,7 @@ with check("7.4", "group_split"):
     )
     several = {held_out_from(some_groups, seed) for seed in range(5)}
     assert len(several) > 1, "five seeds hold out the same groups: shuffle them with the seed"
+
 
 # %% [raw] tags=["wrong"] says="hold out groups, not rows"
 """

@@ -152,7 +152,8 @@ def mean_and_error(scores: Float[Tensor, "n"]) -> tuple[float, float]:
 
 
 # %% tags=["check"]
-with check("8.1", "mean_and_error"):
+@check("8.1", "mean_and_error")
+def _():
     # 1, 2, 6: the mean is 3, the squared deviations are 4 + 1 + 9 = 14
     pair = mean_and_error(torch.tensor([1.0, 2.0, 6.0]))
     assert isinstance(pair, tuple) and len(pair) == 2, "return two numbers: mean, error"
@@ -172,6 +173,7 @@ with check("8.1", "mean_and_error"):
     mean, error = mean_and_error(torch.tensor([4.0]))
     assert mean == 4 and error != 0, "one run says nothing about the spread: its error is not 0"
     assert math.isnan(error), "one run says nothing about the spread: return float('nan')"
+
 
 # %% [raw] tags=["wrong"] says="divide by sqrt(n)"
 """
@@ -462,7 +464,8 @@ def paired_difference(changed: dict[int, float], default: dict[int, float]) -> t
 
 
 # %% tags=["check"]
-with check("8.2", "paired_difference"):
+@check("8.2", "paired_difference")
+def _():
     # seed 7 ran with one setting only; the seeds stand in another order
     some, others = {0: 0.5, 3: 0.9, 4: 0.3, 7: 0.0}, {4: 0.2, 0: 0.3, 3: 0.6}
     pair = paired_difference(some, others)
@@ -486,6 +489,7 @@ with check("8.2", "paired_difference"):
         "this is the spread of the differences; their mean's error is smaller by sqrt(n)": 0.1,
     }
     assert_close(pair[1], 0.1 / 3**0.5, mistakes=mistakes, what="the error")
+
 
 # %% [raw] tags=["wrong"] says="take changed - default"
 """
@@ -716,7 +720,8 @@ def cheapest_good_cell(cells: dict[int, Float[Tensor, "n"]]) -> int:
 
 
 # %% tags=["check"]
-with check("8.3", "cheapest_good_cell"):
+@check("8.3", "cheapest_good_cell")
+def _():
     # The best mean is 0.90, with an error of 0.03: the line is at 0.87.
     cells = {
         40: torch.tensor([0.88, 0.89, 0.90]),
@@ -733,6 +738,7 @@ with check("8.3", "cheapest_good_cell"):
     assert chosen != 8, "the line is too low: use the standard error, not the spread of the runs"
     assert chosen != 40, "40 is good enough, and so is a cheaper one: look at all cells"
     assert chosen == 20, f"the cheapest cell with a mean of at least 0.87 is 20, got {chosen!r}"
+
 
 # %% [raw] tags=["wrong"] says="50 is the best cell"
 """
@@ -873,7 +879,8 @@ def share_unmoved(numbers: Float[Tensor, "n"], step: float) -> float:
 
 
 # %% tags=["check"]
-with check("8.4", "share_unmoved"):
+@check("8.4", "share_unmoved")
+def _():
     # Above 4 the neighbours in bfloat16 are 1/32 apart, above 1 it is 1/128, above 0.5 it is
     # 1/256, around 0.1 it is 1/2048. A step of 0.003 is lost if it is below half of that.
     numbers = torch.tensor([6.01, -1.51, 1.26, 0.76, 0.101, -0.123, 0.52])
@@ -887,6 +894,7 @@ with check("8.4", "share_unmoved"):
     assert_close(share, 3 / 7, mistakes=mistakes)
     assert share_unmoved(torch.tensor([1.5, 3.0]), step=1.0) == 0, "a large step moves everything"
     assert share_unmoved(torch.tensor([1.5, 3.0]), step=1e-6) == 1, "a tiny step moves nothing"
+
 
 # %% [raw] tags=["wrong"] says="this is the share that moves"
 """

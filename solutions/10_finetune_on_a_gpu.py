@@ -198,7 +198,8 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
 
 
 # %% tags=["check"]
-with check("10.1", "real_learning_rate", "learning_rate_factor"):
+@check("10.1", "real_learning_rate", "learning_rate_factor")
+def _():
     mistakes = {
         "this is the trap: multiply by the batch, divide by 256": 9e-3,
         "it is upside down: a larger batch has the larger rate": 9e-3 * 256 / 64,
@@ -225,6 +226,7 @@ with check("10.1", "real_learning_rate", "learning_rate_factor"):
     right = torch.tensor([1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0])
     assert_close(torch.tensor(falling), right, mistakes=mistakes, what="after the warm-up")
     assert learning_rate_factor(0, steps=5, warmup_steps=0) == 1, "without warm-up it starts at 1"
+
 
 # %% [raw] tags=["wrong"] says="this is the trap"
 """
@@ -426,7 +428,8 @@ def accumulate(
 
 
 # %% tags=["check"]
-with check("10.2", "accumulate"):
+@check("10.2", "accumulate")
+def _():
     model, parts = small_llama(), [small_batch(1, 2), small_batch(6), small_batch(3, 5)]
     sums, counts = zip(*(answer_loss_sum(model, part) for part in parts), strict=True)
     mean = sum(sums) / sum(counts)
@@ -459,6 +462,7 @@ with check("10.2", "accumulate"):
     mistakes = {"`scale` is ignored": gradient}
     mine = model.model.norm.weight.grad
     assert_close(mine, 512 * gradient, tol=1e-2, mistakes=mistakes, what="with scale=512, they")
+
 
 # %% [raw] tags=["wrong"] says="this is a mean of means"
 """
@@ -628,8 +632,8 @@ def update(optimizer: torch.optim.Optimizer, max_grad_norm: float, scale: float 
 
 
 # %% tags=["check"]
-with check("10.3", "update"):
-
+@check("10.3", "update")
+def _():
     def after_update(gradient: list[float], limit: float, scale: float) -> tuple:
         """A parameter of [1, 1, 1] after an update with SGD at rate 1, and what else there is."""
         parameter, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1))
@@ -661,6 +665,7 @@ with check("10.3", "update"):
         assert stepped is False, f"the step was skipped: return False, got {stepped!r}"
         said = f"a gradient of {bad} is still there after the skipped step, and spoils the next one"
         assert left is None or bool((left == 0).all()), said
+
 
 # %% [raw] tags=["wrong"] says="the gradients are still scaled"
 """
@@ -868,7 +873,8 @@ def load_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 # %% tags=["check"]
-with check("10.4", "save_run", "load_run"):
+@check("10.4", "save_run", "load_run")
+def _():
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     path = Path(folder.name, "run.pt")
 
@@ -926,6 +932,7 @@ with check("10.4", "save_run", "load_run"):
     said = "code inside the file was run by load_run: torch.load(path, weights_only=True)"
     assert os.environ.pop("TRAP", None) is None, said
     folder.cleanup()
+
 
 # %% [raw] tags=["wrong"] says="is AdamW's state missing?"
 """

@@ -1,6 +1,7 @@
 """Started by accelerate or torchrun: a tiny run; what it did is written into the folder.
 
-    processes_run.py FOLDER whole|sharded|loaded|cut|memory [--killed-at N] [--as-gpus] [--base DIR]
+    processes_run.py FOLDER whole|sharded|loaded|cut|memory [--killed-at N] [--base DIR]
+                     [--gpu | --as-gpus] [--compiled]
 
 sharded: the base is spread after it was made; loaded: each process reads its part from --base.
 cut: a base with a tensor-parallel plan. memory: what a process takes to load --base.
@@ -34,7 +35,7 @@ def main(options: argparse.Namespace) -> None:
     if way == "cut":
         tell(folder, "facts", refused=add_to_cut_base(folder))
         return
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=not options.gpu)
     if options.as_gpus:  # what accelerate does only with several GPUs, it does here, too
         accelerator.state.distributed_type = DistributedType.MULTI_GPU
         PartialState().distributed_type = DistributedType.MULTI_GPU
@@ -50,8 +51,10 @@ def main(options: argparse.Namespace) -> None:
         kill_at(model, options.killed_at)
     writes = watch_writes(folder)
     run = OPTIONS | {"accelerator": accelerator, "save_every": 2}
+    run |= {"compile_layers": options.compiled}
     history, model = tiny_run(folder / "run", model=model, **run)
-    generated = model.generate(torch.arange(3, 9)[None], max_new_tokens=5, do_sample=False)
+    ids = torch.arange(3, 9, device=accelerator.device)[None]
+    generated = model.generate(ids, max_new_tokens=5, do_sample=False)
     if accelerator.is_main_process:
         save_adapter(model, folder / "adapter")
     tell(
@@ -69,7 +72,7 @@ def main(options: argparse.Namespace) -> None:
 
 def a_model(way: str, base: Path | None, accelerator: Accelerator) -> torch.nn.Module:
     """The tiny model; in processes but the main one, its prompts begin elsewhere."""
-    model = tiny_model(**SHAPE)
+    model = tiny_model(**SHAPE).to(accelerator.device)
     if way == "loaded":
         whole = model
         model, _ = load_llama(base, shard=True)
@@ -160,5 +163,7 @@ if __name__ == "__main__":
     parser.add_argument("way", choices=["whole", "sharded", "loaded", "cut", "memory"])
     parser.add_argument("--killed-at", type=int)
     parser.add_argument("--as-gpus", action="store_true")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--base", type=Path)
     main(parser.parse_args())

@@ -1,9 +1,17 @@
 """The course's asserts: what they accept, and in which words they refuse."""
 
+import numpy as np
 import pytest
 import torch
 
-from llama_adapter_edu.course import assert_close, assert_shape
+from llama_adapter_edu.course import (
+    assert_any_device,
+    assert_close,
+    assert_gradients,
+    assert_results,
+    assert_shape,
+    unpacked,
+)
 
 SIZES = {"b": 2, "h": 3, "s": 5, "d": 4}
 RIGHT = torch.arange(120.0).reshape(2, 3, 5, 4)
@@ -47,7 +55,8 @@ def test_a_wrong_shape_is_explained_in_the_legends_words(guess, shape):
 
 
 def test_shapes_without_a_guess_or_letters():
-    assert words(torch.zeros(7)) == "expected (b=2, h=3, s=5, d=4), got (7,)"
+    expected = "expected (b=2, h=3, s=5, d=4), got (7,): 4 axes are expected, not 1"
+    assert words(torch.zeros(7)) == expected
     assert words(torch.zeros(7), axes=None) == "expected (2, 3, 5, 4), got (7,)"
 
 
@@ -89,7 +98,7 @@ def test_shape_comes_before_dtype_dtype_before_values():
 def test_nan_is_counted():
     actual = RIGHT.clone()
     actual[0, 0, :2] = float("nan")
-    assert words(actual) == "8 of 120 values are NaN"
+    assert words(actual).startswith("8 of 120 values are NaN: 0 times infinity")
 
 
 def test_a_constant_factor_is_found():
@@ -101,7 +110,7 @@ def test_the_first_difference_is_shown_with_its_place():
     actual = RIGHT.clone()
     actual[1, 2, 3, 0] += 1
     message = "1 of 120 values differ; the first at (b=1, h=2, s=3, d=0): expected 112, got 113"
-    assert words(actual) == message
+    assert words(actual) == f"{message}. Only b=1 is wrong"
     assert words(0.25, 0.5, None) == "expected 0.5, got 0.25"
     assert "1 of 1 values differ" in words(torch.tensor([1j]), torch.tensor([2 + 0j]), "d")
 
@@ -116,7 +125,9 @@ def test_a_known_mistake_has_the_word():
     mistakes = {"times two": 2 * RIGHT, "move the heads": swapped}
     assert words(swapped.clone(), mistakes=mistakes) == "move the heads"
     assert words(2 * RIGHT, mistakes=mistakes) == "times two"
-    assert words(RIGHT + 1, mistakes=mistakes, what="the keys").startswith("the keys: 120 of 120")
+    assert words(RIGHT + 1, mistakes=mistakes, what="the keys").startswith(
+        "the keys: all values are 1 too large"
+    )
     assert_close(RIGHT, RIGHT, "b h s d", mistakes=mistakes)
 
 
@@ -125,3 +136,79 @@ def test_mistakes_of_the_author_are_refused():
         assert_close(RIGHT, RIGHT, "b h")
     with pytest.raises(ValueError, match="sizes are given"):
         assert_shape(RIGHT, "b h s d", b=2)
+
+
+def said_of(function, *args, **kwargs) -> str:
+    with pytest.raises(AssertionError) as error:
+        function(*args, **kwargs)
+    return str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert_close(np.int64(3), 3)
+    assert_close(np.float64(0.5), 0.5)
+
+
+PAIR = {"the keys": torch.tensor([1.0, 2.0]), "the values": torch.tensor([3.0, 5.0])}
+
+
+def test_several_results_in_a_tuple_or_a_list():
+    keys, values = PAIR.values()
+    assert_results((keys, values), PAIR, "p")
+    assert_results([keys, values], PAIR, "p")
+    assert said_of(assert_results, (values, keys), PAIR) == "the keys and the values look swapped"
+    assert "the values: all values are 2 times" in said_of(assert_results, (keys, 2 * values), PAIR)
+    mistakes = {"not projected": (None, values + 7)}
+    said = said_of(assert_results, (keys, values + 7), PAIR, mistakes=mistakes)
+    assert said == "the values: not projected"
+
+
+@pytest.mark.parametrize(
+    ("actual", "words"),
+    [(None, "is the `return` missing?"), (RIGHT, "got one tensor"), ((1, 2, 3), "got 3")],
+)
+def test_another_number_of_results_is_told(actual, words):
+    assert words in said_of(unpacked, actual, "keys", "values")
+
+
+CUT = {
+    "detached": lambda x, y: (x * y).detach(),
+    "from the first call": lambda x, y, kept=[]: (kept.append(x * y), kept[0])[1],
+    "one input cut": lambda x, y: x * y.detach(),
+    "one way cut": lambda x, y: x * y + x.detach() ** 2,
+    "a number": lambda x, y: torch.tensor((x * y).sum().item()),
+}
+
+
+@pytest.mark.parametrize("function", CUT.values(), ids=CUT)
+def test_a_gradient_that_is_cut_is_found(function):
+    said = said_of(assert_gradients, function, torch.randn(3), torch.randn(3), what="here")
+    assert said.startswith("here: ") and "radient" in said
+    assert "`x`" in said or "`y`" in said
+
+
+def test_gradients_that_arrive_pass():
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    assert_gradients(lambda x, y: (x.softmax(-1), [y.exp() * x]), x, y)
+    assert_gradients(lambda rows, scale: rows[0]["a"] * scale, [{"a": x}], scale=2.0)
+    closed = torch.zeros(3)
+    assert_gradients(lambda gate, x: gate.tanh() * x, closed, x)
+    assert_gradients(lambda ids, x: x[ids], torch.tensor([0, 1]), x)
+
+
+def test_a_tensor_on_a_fixed_device_is_found():
+    x = torch.randn(3)
+    assert "on the CPU only" in said_of(assert_any_device, lambda x: x + torch.ones(3), x)
+    assert_any_device(lambda x: x + torch.ones(3, device=x.device), x)
+    assert_any_device(lambda x: x * x.sum().item(), x)  # asks for a value: cannot be judged
+
+
+def test_the_pattern_of_a_mistake_is_named():
+    assert words(RIGHT.flip(2)).startswith("the numbers are the right ones, but in other places")
+    one_row = RIGHT.clone()
+    one_row[:, :, 3] = 7.0
+    assert words(one_row).endswith("Only s=3 is wrong")
+    assert words(torch.zeros_like(RIGHT)) == "all values are 0"
+    assert "heads (h) should be 3, not 7" in words(torch.zeros(2, 7, 5, 4))
+    assert "got the `...` of the exercise" in words(...)
+    assert "a comma too many" in words((RIGHT,))

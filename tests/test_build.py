@@ -89,7 +89,7 @@ def test_solutions_have_neither_markers_nor_given_lines():
 # What is replaced in the fixture master, by what, and the reason of the refusal.
 REFUSALS = {
     "a check is missing": (
-        r'# %% tags=\["check"\]\nwith.*?# %% \[raw\]',
+        r'# %% tags=\["check"\]\n@check.*?# %% \[raw\]',
         "# %% [raw]",
         "a raw cell is a `wrong` or `right` answer",
     ),
@@ -155,18 +155,13 @@ REFUSALS = {
         'tags=["exercise"] library="no.such"',
         "there is no module no.such",
     ),
-    "a check with other names": ('"add_one"\\):', '"add_two"):', "its check names ['add_two']"),
+    "a check with other names": ('"add_one"\\)', '"add_two")', "its check names ['add_two']"),
     "a check that does more": (
-        r'with check\("91.1"',
-        'x = 1\nwith check("91.1"',
-        "a check is one `with check",
+        r'@check\("91.1"',
+        'x = 1\n\n\n@check("91.1"',
+        "a check is one function under `@check",
     ),
-    "names of a check used below": (
-        r"    assert add_one\(1\) == 2\n(.*)print\(add_one",
-        r"    one = 1\n    assert add_one(one) == 2\n\1print(one, add_one",
-        "uses one, which the check 91.1 defines",
-    ),
-    "a wrong number": (r'with check\("91.1"', 'with check("91.2"', "this is exercise 91.1"),
+    "a wrong number": (r'@check\("91.1"', '@check("91.2"', "this is exercise 91.1"),
     "another number on the card": ("### Exercise 91.1", "### Exercise 91.2", "the card says"),
     "no title on the card": ("### Exercise 91.1 · Add one", "### Add one", "the card's first line"),
     "no effort": (r"\*easy ●○○ · 1 minutes\*", "easy", "the card's second paragraph"),
@@ -234,7 +229,7 @@ def test_a_master_with_a_mistake_is_refused(tmp_path, old, new, reason):
 
 def test_the_refused_cell_is_named_by_number_and_first_line(tmp_path):
     message = refusal(MASTER.replace("n - -1", "1 + n"), tmp_path)
-    assert message.startswith('solutions/91_second.py, cell 6 (with check("91.1", "add_one"):): ')
+    assert message.startswith('solutions/91_second.py, cell 6 (@check("91.1", "add_one")): ')
 
 
 def test_a_wrong_file_name_is_refused(tmp_path):
@@ -298,7 +293,7 @@ def test_a_failing_build_names_the_cell_and_leaves_every_file_untouched(tmp_path
     before[master] = master.read_bytes()
     assert build.main(["91", "--root", str(root)]) == 1
     message = capsys.readouterr().err
-    assert message.startswith('solutions/91_second.py, cell 6 (with check("91.1", "add_one"):): ')
+    assert message.startswith('solutions/91_second.py, cell 6 (@check("91.1", "add_one")): ')
     assert "✗ exercise 91.1 add_one: this does not hold: assert add_one(1) == 3" in message
     assert "nothing was written" in message
     assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -388,4 +383,5 @@ NAMES = {
 
 @pytest.mark.parametrize(("source", "expected"), NAMES.items(), ids=NAMES)
 def test_names_that_a_cell_expects_and_binds(source, expected):
-    assert (names.loaded_before_stored(source), names.stored(source)) == expected
+    bound = {name for event, name in names.events(source) if event == names.STORE}
+    assert (names.loaded_before_stored(source), bound) == expected

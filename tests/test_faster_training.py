@@ -11,11 +11,11 @@ from tiny_run import TOKENIZER, tiny_model, tiny_rows
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from llama_adapter_edu import TrainingConfig, finetune
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loop as the_loop
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.cuda_graphs import BUCKET, check_possible, pad_to_bucket
 from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum
-from llama_adapter_edu.training.rows import Rows
 
 # Traces layers as the default compiler does, but needs no C++ compiler.
 TRACED = {"backend": "aot_eager", "fullgraph": True}

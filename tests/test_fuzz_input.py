@@ -19,11 +19,12 @@ from test_fuzz_adapters import SCALE, cases, record  # noqa: F401  (a fixture)
 
 from llama_adapter_edu import load_instructions
 from llama_adapter_edu.base_models.names import check_model_name
+from llama_adapter_edu.course.progress import exercises
 from llama_adapter_edu.course.progress import tables as progress_report
 from llama_adapter_edu.course.progress import verdicts as progress
 from llama_adapter_edu.data import instructions
 from llama_adapter_edu.files.download import base_name, download_adapter
-from llama_adapter_edu.hub_names import is_hub_id
+from llama_adapter_edu.hub_names import local_path
 
 ROOT = Path(__file__).parents[1]
 ROW = {"instruction": "Turn on the lights", "input": "", "output": "{}"}
@@ -88,7 +89,7 @@ REFUSALS = (ValueError, FileNotFoundError, IsADirectoryError, ConnectionError)
 
 
 CALLS = {
-    "adapters": lambda name: is_hub_id(name) and download_adapter(name),
+    "adapters": lambda name: local_path(name) is None and download_adapter(name),
     "models": check_model_name,
     "data sets": load_instructions,
 }
@@ -143,8 +144,13 @@ def test_a_strange_base_model_is_never_a_path(name):
     assert found is None or (found == name and "/" in name and ".." not in name)
 
 
-SOURCES = ["", "%%bash\ntouch x", 'with check("9" * 9, "x"):', "\0", "\ud800", "#" * 10**5]
-SOURCES += ['with check("1.1", "x"):\n', f'with check("{"9" * 5000}.1", "x"):', "\x1b[2J", "def f("]
+SOURCES = ["", "%%bash\ntouch x", '@check("9" * 9, "x")', "\0", "\ud800", "#" * 10**5]
+SOURCES += [
+    '@check("1.1", "x")\ndef _(): ...\n',
+    f'@check("{"9" * 5000}.1", "x")\ndef _(): ...',
+    "\x1b[2J",
+    "def f(",
+]
 LINES = [
     "✗ exercise 1.1 x: wrong\n",
     "  at  x = 1\n",
@@ -170,14 +176,16 @@ class CellError(Exception):
     TRACES,
 )
 @example(SOURCES[-3], "failed", "", "")
-@example('with check("1.1", "x"):', "failed", "\ud800", "")
+@example('@check("1.1", "x")\ndef _(): ...', "failed", "\ud800", "")
 def test_any_cell_and_any_traceback_make_a_report(folder, source, outcome, text, trace):
     CASES["cells and tracebacks"] += 1
     with guard(folder):
-        row = progress.judge(progress.check_in(source), 1, outcome, CellError(text, trace))
-        assert row.status in {*progress.MARKS, "fine"}
-        row.notebook = "01.ipynb"
-        lessons = progress.table([row])
+        error = CellError(text, trace)
+        rows = progress.judge(exercises.checks_in(source), 1, outcome, error)
+        for row in rows:
+            assert row.status in {*progress.MARKS, "fine"}
+            row.notebook = "01.ipynb"
+        lessons = progress.table(rows)
         if lessons:
             assert "<script" not in progress_report.as_html(lessons)
             progress_report.as_text(lessons, 80)

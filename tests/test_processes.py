@@ -1,6 +1,7 @@
 """Several processes, started by `accelerate launch` or torchrun, learn what one learns."""
 
 import json
+import os
 import random
 import socket
 import subprocess
@@ -9,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import tiny_model, tiny_rows, tiny_run
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_run import save_base, tiny_model, tiny_rows, tiny_run
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_adapter_edu import load_adapter
 from llama_adapter_edu.adapters.manage import adapter_prompts
@@ -27,21 +27,14 @@ def launch(folder, n_processes, *options):
     command += ["--multi_gpu", "--num_processes", str(n_processes), "--num_machines", "1"]
     command += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += [SCRIPT, str(folder), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    # glibc gives freed memory back to the system, so that a process's memory says what it holds.
+    given_back = dict.fromkeys(["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"], "1000000")
+    environment = {**os.environ, **given_back}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def facts(folder, name="facts"):
     return json.loads((folder / f"{name}.json").read_text())
-
-
-def save_base(folder, model, **options):
-    """A folder that load_llama takes: the model, and a tokenizer that knows one token."""
-    model.save_pretrained(folder, **options)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, unk_token="x")), eos_token="x"
-    )
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +87,7 @@ def test_processes_learn_what_one_learns_and_one_of_them_writes(
     main = facts(tmp_path)
     kind = "MULTI_GPU" if told else "MULTI_CPU"
     assert (main["processes"], main["kind"], main["base"]) == (n_processes, kind, base_is)
-    assert {"state.safetensors", "state.json"} <= set(main["written"])
+    assert {"state.safetensors", "adapter_config.json"} <= set(main["written"])
     for other in range(1, n_processes):
         assert facts(tmp_path, f"facts-{other}")["written"] == []
     kept = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
@@ -140,7 +133,7 @@ def two_nodes(folders, *options):
 @pytest.mark.parametrize("way", ["whole", "loaded"])
 def test_nodes_without_a_shared_disk_go_on_from_the_main_process(tmp_path, one, base, way):
     folders = [tmp_path / "node0", tmp_path / "node1"]
-    killed = two_nodes(folders, way, "--base", str(base), "--killed-at", "4")
+    killed = two_nodes(folders, way, "--base", str(base), "--killed-at", "3")
     assert any(code != 0 for _, code in killed)
     assert [path.name for path in (folders[0] / "run").glob("step-*")] == ["step-000002"]
     for errors, code in two_nodes(folders, way, "--base", str(base)):
@@ -151,7 +144,8 @@ def test_nodes_without_a_shared_disk_go_on_from_the_main_process(tmp_path, one, 
 
 @pytest.mark.slow
 def test_no_process_ever_holds_the_whole_base(tmp_path):
-    sizes = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, vocab_size=500)
+    layers = 16
+    sizes = dict(hidden_size=768, intermediate_size=2048, num_hidden_layers=layers, vocab_size=500)
     heads = dict(num_attention_heads=8, num_key_value_heads=8)
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16)
     n_bytes = 2 * model.num_parameters()
@@ -162,8 +156,8 @@ def test_no_process_ever_holds_the_whole_base(tmp_path):
     for name in ("facts", "facts-1", "facts-2", "facts-3"):
         taken = facts(tmp_path, name)
         assert taken["whole"] > 0.9 * n_bytes  # so it is seen when a process holds all
-        # A fourth, one layer that computes and the next, and a part of one file while it is read.
-        assert taken["spread"] < n_bytes / 4 + 2 * n_bytes / 6 + 40e6
+        # A fourth; the layer that computes and the next, each once more while they travel.
+        assert taken["spread"] < n_bytes / 4 + 4 * n_bytes / layers + 30e6
 
 
 @pytest.mark.slow

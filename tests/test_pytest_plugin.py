@@ -180,18 +180,17 @@ def test_a_kernel_that_does_not_exist_is_told_in_one_line(tmp_path, notebooks):
 def test_a_cell_that_runs_too_long_is_stopped_and_the_rest_is_judged(tmp_path):
     """Without the course's own time limit: a stand-in for `check`, and no torch to load."""
     cells = [
-        "import contextlib, time\ncheck = lambda *names: contextlib.nullcontext()",
+        "import time\ncheck = lambda *names: lambda body: body()",
         "def slow():\n    time.sleep(60)",
-        'with check("91.1", "slow"):\n    slow()',
-        'with check("91.2", "time"):\n    pass',
+        '@check("91.1", "slow")\ndef _():\n    slow()',
+        '@check("91.2", "time")\ndef _():\n    pass',
     ]
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
     nbformat.write(notebook, tmp_path / "a.ipynb")
     output = course.run_pytest(tmp_path, "--nbval", "--nbval-cell-timeout=3")
-    expected = (
-        f"91.1 slow ✗ wrong {progress.TIMED_OUT} at slow() at time.sleep(60) 91.2 time ✓ solved"
-    )
-    assert part(output, "a.ipynb").startswith(expected)
+    found = part(output, "a.ipynb")
+    assert found.startswith(f"91.1 slow ✗ wrong {progress.TIMED_OUT} at ")
+    assert "at slow() at time.sleep(60) 91.2 time ✓ solved" in found
 
 
 def options_for(*args: str, plugins: tuple[str, ...] = ("nbval",)) -> list[str]:
@@ -201,6 +200,14 @@ def options_for(*args: str, plugins: tuple[str, ...] = ("nbval",)) -> list[str]:
     return args
 
 
+@pytest.fixture
+def in_a_course(tmp_path, monkeypatch):
+    """In a folder with a notebook of the course."""
+    (tmp_path / "a.ipynb").write_text('{"cells": [{"source": "@check(...)"}]}')
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("in_a_course")
 def test_needed_options_are_added_unless_the_user_gave_their_own():
     added = options_for("--nbval", "a.ipynb")
     assert "--nbval-current-env" in added
@@ -219,6 +226,20 @@ def test_without_nbval_nothing_is_added():
     assert options_for("tests", "-q", "-n2") == ["tests", "-q", "-n2"]
 
 
+def test_notebooks_of_other_projects_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.ipynb").write_text('{"cells": []}')
+    assert options_for("--nbval", "theirs.ipynb") == ["--nbval", "theirs.ipynb"]
+    assert options_for("--nbval") == ["--nbval"]
+
+
+@pytest.mark.usefixtures("in_a_course")
+def test_the_option_that_is_missing_is_named():
+    with pytest.raises(pytest.UsageError, match=r"pytest --nbval a\.ipynb"):
+        options_for("a.ipynb")
+
+
+@pytest.mark.usefixtures("in_a_course")
 def test_nbval_missing_is_said_in_words():
     with pytest.raises(pytest.UsageError, match="pip install nbval"):
         options_for("--nbval", plugins=())
@@ -234,3 +255,59 @@ def test_an_ordinary_run_has_no_course_hooks_and_the_plugin_does_not_load_torch(
     plugin = "llama_adapter_edu.course.progress.pytest_plugin"
     code = f"import {plugin}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def lesson(*cells: str) -> nbformat.NotebookNode:
+    setup = "check = lambda *names: lambda body: body()"
+    return new_notebook(cells=[new_code_cell(source) for source in (setup, *cells)])
+
+
+ONE = '@check("91.1", "one")\ndef _():\n    assert one() == 1'
+TWO = '@check("91.2", "two")\ndef _():\n    assert two() == 2'
+ANSWERS = ("def one():\n    return 1", "def two():\n    return 2")
+
+
+@pytest.fixture(scope="module")
+def odd_notebooks(tmp_path_factory) -> str:
+    """The report on notebooks that are right, and arranged in unusual ways."""
+    folder = tmp_path_factory.mktemp("odd")
+    indented = "if True:\n    " + TWO.replace("\n", "\n    ")
+    notebooks = {
+        "exit": lesson(ANSWERS[0], ONE, "exit()", ANSWERS[1], TWO),
+        "twice": lesson(ANSWERS[0], ONE, ANSWERS[1], TWO, ONE, TWO),
+        "merged": lesson("\n\n".join([*ANSWERS, ONE, TWO])),
+        "indented": lesson(*ANSWERS, ONE, indented),
+        "apart": lesson(ANSWERS[0] + "\nassert False", "1 + 1", ONE, ANSWERS[1], TWO),
+    }
+    for name, notebook in notebooks.items():
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+    return course.run_pytest(folder, "--nbval")
+
+
+@pytest.mark.parametrize("name", ["exit", "twice", "merged", "indented", "apart"])
+def test_a_right_answer_is_solved_however_the_notebook_is_arranged(odd_notebooks, name):
+    found = part(odd_notebooks, f"{name}.ipynb")
+    assert "2 of 2 solved" in found
+    assert found.count("91.1") == found.count("91.2") == 1
+    if name == "apart":
+        assert "solved, though a cell with its code stops: AssertionError" in found
+
+
+def test_a_check_that_pytest_did_not_reach_is_told_apart_from_a_missing_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(exercises, "REFERENCES", tmp_path)
+    (tmp_path / "lesson_91.py").write_text("EXERCISES = {'91.1': 'a', '91.2': 'b', '91.3': 'c'}\n")
+    nbformat.write(lesson(ONE, TWO), tmp_path / "n.ipynb")
+    rows = progress.table([Row("91.1", "a", "solved", notebook="n.ipynb")], tmp_path)["n.ipynb"]
+    assert [row.reason for row in rows] == ["", progress.NOT_RUN, progress.NO_CHECK]
+
+
+def test_a_console_that_knows_no_marks_gets_other_signs():
+    text = progress_report.printable("91.1 ✓ solved\n91.2 ✗ wrong: é", "cp1252")
+    assert text == "91.1 + solved\n91.2 x wrong: ?"
+    assert progress_report.printable("✓", "utf-8") == "✓"
+
+
+def test_cells_are_the_same_whatever_a_formatter_does():
+    mine = "@check('91.1', 'one', )\ndef _():  # a comment\n\n    assert (one() == 1)\n"
+    assert exercises.cell_digest(mine) == exercises.cell_digest(ONE)
+    assert exercises.cell_digest(TWO) != exercises.cell_digest(ONE)

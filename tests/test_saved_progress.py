@@ -9,15 +9,17 @@ import pytest
 from nbformat.v4 import new_output
 
 from llama_adapter_edu import __main__ as command_line
+from llama_adapter_edu.course.progress import exercises
 from llama_adapter_edu.course.progress import saved_notebooks as saved_progress
 
 SOLVED = "def add_one(n):\n    return n + 1"
 TITLE = "exercise 91.1 add_one"
 
 
-def box(text: str) -> dict:
+def box(text: str, judged: str = "") -> dict:
     """What a check shows in a live notebook."""
-    return new_output("display_data", {"text/html": "<div>", "text/plain": text})
+    page = f'<div data-judged="{judged}">' if judged else "<div>"
+    return new_output("display_data", {"text/html": page, "text/plain": text})
 
 
 @pytest.fixture
@@ -58,6 +60,34 @@ def test_code_whose_check_was_never_run_is_not_judged(notebook, tmp_path):
 )
 def test_the_box_of_the_last_check_counts(notebook, tmp_path, text, counts, expected):
     assert row(notebook, tmp_path, SOLVED, box(text), counts) == expected
+
+
+CHECK = ("91.1", ("add_one",))
+
+
+def test_a_box_speaks_of_the_code_that_it_judged(notebook, tmp_path):
+    """Not of its layout, nor of the order in which cells ran."""
+    shown = box(f"✓ {TITLE}: solved", exercises.answer_digest(CHECK, [SOLVED]))
+    formatted = "def add_one(n):\n    # one more\n    return (n + 1)"
+    assert row(notebook, tmp_path, formatted, shown, (9, 4)) == ("solved", "")
+    edited = row(notebook, tmp_path, SOLVED.replace("1", "2"), shown, (3, 4))
+    assert edited == ("not judged", saved_progress.NOT_RUN)
+
+
+def test_an_answer_in_another_cell_and_a_scratch_cell_between(notebook, tmp_path):
+    shown = box(f"✓ {TITLE}: solved", exercises.answer_digest(CHECK, [SOLVED]))
+    scratch = [nbformat.v4.new_code_cell(source) for source in ("1 + 1", SOLVED)]
+    notebook.cells[6:6] = scratch
+    notebook.cells[8].outputs = [shown]
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    [found] = saved_progress.read_notebook(tmp_path / "a.ipynb").rows
+    assert found.status == "solved"
+
+
+def test_a_check_that_stands_twice_is_one_exercise(notebook, tmp_path):
+    notebook.cells.append(copy.deepcopy(notebook.cells[6]))
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    assert len(saved_progress.read_notebook(tmp_path / "a.ipynb").rows) == 1
 
 
 def test_a_line_for_each_lesson_and_where_to_go_on(notebook, tmp_path, capsys):

@@ -19,22 +19,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from llama_adapter_edu.course import assert_close, assert_shape, check
-from llama_adapter_edu.course.checks import conditions, side_effects
+from llama_adapter_edu.course.checks import conditions
 from llama_adapter_edu.course.checks.checker import CheckFailed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:only a warning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
 
 FIRST = """
-with check("98.1", "double", seconds=SECONDS):
+@check("98.1", "double", seconds=SECONDS)
+def _():
     x = torch.arange(3.0)
     assert torch.equal(double(x), torch.tensor([0.0, 2.0, 4.0])), "twice x"
 """
 # Random numbers, dtypes, gradients, functions, methods, layers, files, warnings: all kinds of use.
 SECOND = """
-with check("98.2", "attend"):
+@check("98.2", "attend")
+def _():
     scores = torch.randn(2, 3, 4)
     weight = nn.Parameter(torch.rand(4, 4))
     out = attend(scores, weight)
@@ -61,55 +62,18 @@ MESSES = {
     "default dtype": "torch.set_default_dtype(torch.float64)",
     "default device": "torch.set_default_device('meta')",
     "gradients off": "torch.set_grad_enabled(False)",
-    "no_grad not left": "torch.no_grad().__enter__()",
-    "inference mode not left": "kept.append(torch.inference_mode()); kept[-1].__enter__()",
-    "autocast not left": "torch.autocast('cpu', torch.bfloat16).__enter__()",
     "seeds": "torch.manual_seed(7), np.random.seed(7), random.seed(7)",
     "random numbers drawn": "torch.rand(9), np.random.rand(9), random.random()",
     "threads of torch": "torch.set_num_threads(2)",
-    "deterministic": "torch.use_deterministic_algorithms(True)",
-    "matmul precision": "torch.set_float32_matmul_precision('medium')",
-    "anomaly detection": "torch.autograd.set_detect_anomaly(True)",
-    "numpy raises": "np.seterr(all='raise')",
     "warnings raise": "warnings.simplefilter('error')",
-    "softmax replaced": "F.softmax = torch.softmax = lambda x, dim=-1: x",
-    "randn replaced": "torch.randn = torch.zeros",
-    "allclose replaced": "torch.allclose = torch.equal = torch.isclose = lambda *a, **k: True",
-    "partial": "import functools; torch.stack = functools.partial(torch.stack, dim=1)",
-    "method replaced": "torch.Tensor.sum = torch.Tensor.exp = lambda self, *a: self",
-    "method deleted": "del torch.Tensor.backward",
-    "operator replaced": "torch.Tensor.__matmul__ = lambda self, other: self",
-    "layer replaced": "nn.Linear.forward = nn.Module.__call__ = lambda self, x: x.double()",
-    "class replaced": "nn.Parameter = torch.Tensor",
-    "numpy replaced": "np.zeros = np.ones; np.random.rand = lambda: 4",
-    "einops replaced": "einops.rearrange = lambda x, *a: x",
-    "math replaced": "math.sqrt = abs",
     "prints": "[print('noise' * 20) for _ in range(100)]; print('x', file=sys.stderr)",
-    "stdout replaced": "import io; sys.stdout = sys.stderr = io.StringIO()",
-    "draws": "plt.figure(); plt.plot([1, 2])",
-    "another folder": "os.chdir('/')",
-    "recursion limit": "sys.setrecursionlimit(60 + len(__import__('inspect').stack()))",
     "sleeps": "time.sleep(0.2)",
     "a thread that ends": "threading.Thread(target=torch.manual_seed, args=(3,)).start()",
-    "a thread in a loop": "threading.Thread(target=reseed, daemon=True).start()",
-    "a thread that sleeps": "threading.Thread(target=wake_up, daemon=True).start()",
-    "a timer": "threading.Timer(1.2, torch.set_default_dtype, [torch.float64]).start()",
 }
-HELPERS = """
-def reseed():
-    while True:
-        torch.manual_seed(1)
-        torch.set_default_dtype(torch.float64)
-
-def wake_up():
-    time.sleep(1.2)
-    torch.set_default_dtype(torch.float64)
-"""
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(side_effects, "PATIENCE", 0.2)
     monkeypatch.setattr(conditions, "AGAIN", 0.05)
 
 
@@ -117,10 +81,8 @@ def notebook() -> dict:
     names = {"check": check, "assert_close": assert_close, "assert_shape": assert_shape}
     libraries = [torch, np, random, os, sys, time, threading, warnings, math, einops]
     names |= {module.__name__: module for module in libraries}
-    own = {"np": np, "nn": nn, "F": F, "plt": plt, "seen": [], "kept": [], "here": os.curdir}
-    cells = names | own | {"SECONDS": 60}
-    course.execute(HELPERS, "<helpers>", cells)
-    return cells
+    own = {"np": np, "nn": nn, "F": F, "plt": plt, "seen": [], "here": os.curdir}
+    return names | own | {"SECONDS": 60}
 
 
 def verdict(cells: dict, *sources: str) -> str:
@@ -159,50 +121,23 @@ def test_a_mess_made_in_one_check_leaves_the_next_as_it_is(mess, expected, state
     answer = f"def double(x):\n    twice = 2 * x\n    {mess}\n    return twice"
     verdict(cells, answer, FIRST)
     assert verdicts(cells) == expected
-    if mess == MESSES["a thread that sleeps"]:
-        time.sleep(1.5)  # it wakes up, and is gone
     assert torch.get_default_dtype() is torch.float32
-    assert torch.nn.functional.softmax(torch.zeros(2), 0).tolist() == [0.5, 0.5]
-    assert plt.get_fignums() == []
 
 
-OUTSIDE = [
-    "default dtype",
-    "default device",
-    "gradients off",
-    "no_grad not left",
-    "inference mode not left",
-    "autocast not left",
-    "seeds",
-    "softmax replaced",
-    "method replaced",
-    "layer replaced",
-    "math replaced",
-]
+OUTSIDE = ["default dtype", "default device", "gradients off", "seeds"]
 
 
 @pytest.mark.parametrize("mess", OUTSIDE)
 def test_a_mess_made_outside_of_checks_changes_no_check(mess, expected, state):
     cells = notebook()
-    try:
-        verdict(cells, MESSES[mess])
-        assert verdicts(cells) == expected
-    finally:
-        for mode in cells["kept"]:
-            mode.__exit__(None, None, None)
-
-
-def test_outside_of_checks_a_learners_replacement_stays(state):
-    cells = notebook()
-    verdict(cells, "F.softmax = mine = lambda x, dim: x", ANSWERS["right"], SECOND)
-    assert F.softmax is cells["mine"]
+    verdict(cells, MESSES[mess])
+    assert verdicts(cells) == expected
 
 
 ENDLESS = {
     "loop": "while True:\n        pass",
     "sleep": "time.sleep(60)",
     "waiting for a lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
-    "waiting for a thread": "t = threading.Thread(target=reseed, daemon=True); t.start(); t.join()",
     "prints": "while True:\n        print('and on')",
     "every error is swallowed": """while True:
         try:

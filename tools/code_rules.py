@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from nbformat import NotebookNode
 
+from llama_adapter_edu.course.progress.exercises import checks_in
 from tools import names
 from tools.lesson import Exercise, Lesson
-from tools.regions import solve
 
 ANSWERS = 2  # how many wrong and right answers prove an exercise, at least
 Problem = tuple[NotebookNode, str]
@@ -37,15 +37,12 @@ def _typed(node: ast.FunctionDef) -> bool:
 
 
 def check_call(source: str) -> list[str] | None:
-    """["1.2", "name", ...] of a cell that is one `with check(...)` block."""
+    """["1.2", "name", ...] of a cell that is one function under `@check(...)`."""
     body = names.parse(source).body
-    if len(body) != 1 or not isinstance(body[0], ast.With) or len(body[0].items) != 1:
+    if len(body) != 1:
         return None
-    call = body[0].items[0].context_expr
-    if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "check":
-        return None
-    values = [getattr(argument, "value", None) for argument in call.args]
-    return values if len(values) > 1 and all(isinstance(v, str) for v in values) else None
+    found = checks_in(source)
+    return [found[0][0], *found[0][1]] if len(found) == 1 else None
 
 
 def answers(lesson: Lesson) -> Iterator[Problem]:
@@ -75,19 +72,3 @@ def normal_form(source: str, types: bool = True) -> str:
         if isinstance(node, ast.arg) and not types:
             node.annotation = None
     return ast.unparse(tree)
-
-
-def shared_names(lesson: Lesson) -> Iterator[Problem]:
-    """A failed check stops half way, so nothing below may rest on the names it defines."""
-    checks = {exercise.check: exercise.id for exercise in lesson.exercises}
-    shared: dict[str, str] = {}
-    for number, cell in enumerate(lesson.cells):
-        if cell.cell_type != "code":
-            continue
-        source = solve(cell.source)
-        for name in sorted(names.loaded_before_stored(source) & set(shared)):
-            yield cell, f"uses {name}, which the check {shared[name]} defines; define it here again"
-        own = names.stored(source)
-        shared = {name: check for name, check in shared.items() if name not in own}
-        if number in checks:
-            shared |= dict.fromkeys(own, checks[number])

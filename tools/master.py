@@ -33,7 +33,7 @@ def read_lesson(path: Path) -> Lesson:
     reader = _Reader(Lesson(path, int(file_name[1]), [], [], settings))
     for number, cell in enumerate(jupytext.reads(text, fmt="py:percent").cells, start=1):
         reader.read(number, cell)
-    for rule in (_alone, text_rules.headings, code_rules.answers, code_rules.shared_names):
+    for rule in (_alone, text_rules.headings, code_rules.answers):
         for cell, reason in rule(reader.lesson):
             raise MasterError(path, reason, cell)
     return reader.lesson
@@ -93,7 +93,7 @@ class _Reader:
     def _read_check(self) -> None:
         called = code_rules.check_call(self.cell.source)
         if not called:
-            self._refuse('a check is one `with check("1.2", "name"):` block and nothing else')
+            self._refuse('a check is one function under `@check("1.2", "name")` and nothing else')
         here = len(self.lesson.cells) - 1
         before = self.lesson.cells[max(0, here - 2) : here]
         if len(before) < 2 or "exercise" not in before[1].tags:

@@ -2,6 +2,8 @@
 
 import ast
 
+from llama_adapter_edu.course.checks.source import parse
+
 LOAD, STORE = "load", "store"
 
 
@@ -16,15 +18,6 @@ def events(source: str) -> list[tuple[str, str]]:
     return visitor.events
 
 
-def parse(source: str) -> ast.Module:
-    """The cell's syntax tree, without its IPython lines (`%pip ...`, `!ls`)."""
-    lines = source.split("\n")
-    for number, line in enumerate(lines):
-        if line.lstrip().startswith(("%", "!")):
-            lines[number] = line[: len(line) - len(line.lstrip())] + "pass"
-    return ast.parse("\n".join(lines))
-
-
 def loaded_before_stored(source: str) -> set[str]:
     """The names that a cell expects from the cells above."""
     stored, expected = set(), set()
@@ -34,11 +27,6 @@ def loaded_before_stored(source: str) -> set[str]:
         elif name not in stored:
             expected.add(name)
     return expected
-
-
-def stored(source: str) -> set[str]:
-    """The names that a cell binds in the notebook."""
-    return {name for event, name in events(source) if event == STORE}
 
 
 class _Visitor(ast.NodeVisitor):

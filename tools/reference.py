@@ -5,10 +5,15 @@ import builtins
 import difflib
 from pathlib import Path
 
-from llama_adapter_edu.course.progress.exercises import digest
+from nbformat import NotebookNode
+
+from llama_adapter_edu.course.checks.scope import names_set_by
+from llama_adapter_edu.course.checks.source import definitions, digest
+from llama_adapter_edu.course.progress.exercises import cell_digest
 from tools import names
 from tools.code_rules import normal_form
 from tools.lesson import Exercise, Lesson, MasterError
+from tools.regions import blank
 
 HEADER = '''"""Solutions of lesson {number:02d}: what a failed check falls back to.
 
@@ -18,6 +23,9 @@ Generated from solutions/{file} by tools/build.py; edit that file, not this one.
 # fmt: off
 
 EXERCISES = {exercises}
+STUBS = {stubs}
+GIVEN = {given}
+CELLS = {cells}
 CHECKS = {checks}
 '''
 
@@ -31,9 +39,15 @@ def reference_text(lesson: Lesson, root: Path) -> str:
     imported = [_import_from_library(lesson, e, root) for e in lesson.exercises if e.library]
     own = [e for e in lesson.exercises if not e.library]
     exercises = {e.id: ", ".join(e.names) for e in lesson.exercises}
-    checks = {e.id: digest(lesson.cells[e.check].source) for e in lesson.exercises}
+    checks = {e.id: lesson.cells[e.check].source for e in lesson.exercises}
     text = HEADER.format(
-        number=lesson.number, file=lesson.path.name, exercises=exercises, checks=checks
+        number=lesson.number,
+        file=lesson.path.name,
+        exercises=exercises,
+        checks=checks,
+        stubs={e.id: _stub(lesson, e) for e in lesson.exercises},
+        given=_given_values(lesson),
+        cells=tuple(cell_digest(cell.source) for cell in _given_cells(lesson)),
     )
     imports = _needed_imports(lesson, own)
     if imports or imported:
@@ -41,6 +55,24 @@ def reference_text(lesson: Lesson, root: Path) -> str:
     for exercise in own:
         text += f"\n\n{lesson.solution(exercise).strip()}\n"
     return text
+
+
+def _stub(lesson: Lesson, exercise: Exercise) -> str:
+    """The digest of what the learner is given to fill in."""
+    found = definitions(blank(lesson.cells[exercise.code].source))
+    return digest(found[name] for name in exercise.names)
+
+
+def _given_values(lesson: Lesson) -> tuple[str, ...]:
+    """The names of the values that given cells set: an answer must not read them."""
+    return tuple(sorted(set().union(*(names_set_by(c.source) for c in _given_cells(lesson)))))
+
+
+def _given_cells(lesson: Lesson) -> list[NotebookNode]:
+    """The code cells that are neither exercises nor checks."""
+    own = {number for exercise in lesson.exercises for number in (exercise.code, exercise.check)}
+    cells = enumerate(lesson.cells)
+    return [cell for number, cell in cells if cell.cell_type == "code" and number not in own]
 
 
 def _import_from_library(lesson: Lesson, exercise: Exercise, root: Path) -> str:

@@ -1,6 +1,6 @@
 """Adaption prompts inside a transformers model: add them, choose among them, look inside.
 
-`manage.py` is the way in, `choice.py` says which adapter acts, `attach.py` is where prompts meet the
+`manage.py` is the way in, `choice.py` says which adapter acts, and in `attach.py` prompts meet the
 model's attention.
 """
 

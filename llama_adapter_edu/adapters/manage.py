@@ -89,7 +89,8 @@ def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
         attach(attention, state, number)
     try:
         if new:
-            probe(decoder, new)
+            # What is sharded comes together only when the whole model is called.
+            probe(model if isinstance(model, FSDPModule) else decoder, new)
     except BaseException:
         for attention in new.values():
             detach(attention)

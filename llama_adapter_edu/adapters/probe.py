@@ -20,13 +20,14 @@ from llama_adapter_edu.adapters.keys import layer_keys_values
 SIZES = 1.0, 30.0, 1000.0  # of the rows: a clip shows in large ones, a norm in the difference
 
 
-def probe(decoder: nn.Module, layers: dict[int, nn.Module]) -> None:
+def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
     """Compare the keys and values of prompts with those of the attached layers.
 
     Each layer's view also learns its number of query heads. Weights on the meta device have no
     values to compare; they are believed.
 
     Args:
+        model: what is called to reach the layers: their decoder, or the model around it.
         layers: attached attention layers by number, 0 at the bottom.
 
     Raises:
@@ -45,7 +46,7 @@ def probe(decoder: nn.Module, layers: dict[int, nn.Module]) -> None:
             attention.register_forward_pre_hook(partial(_put_rows, rows), with_kwargs=True)
         )
     try:
-        _run(decoder)
+        _run(model)
     finally:
         for hook, attention in zip(hooks, layers.values(), strict=True):
             hook.remove()
@@ -60,23 +61,23 @@ def probe(decoder: nn.Module, layers: dict[int, nn.Module]) -> None:
         raise ValueError(problems[0])
 
 
-def _run(decoder: nn.Module) -> None:
+def _run(model: nn.Module) -> None:
     ids = torch.ones(
-        len(SIZES), 1, dtype=torch.long, device=compute_device(decoder.get_input_embeddings())
+        len(SIZES), 1, dtype=torch.long, device=compute_device(model.get_input_embeddings())
     )
-    was_training = {module for module in decoder.modules() if module.training}
+    was_training = {module for module in model.modules() if module.training}
     # bitsandbytes repacks 4-bit weights for good when a model computes in evaluation mode.
-    decoder.train(any(type(module).__name__ == "Linear4bit" for module in decoder.modules()))
+    model.train(any(type(module).__name__ == "Linear4bit" for module in model.modules()))
     try:
         with torch.no_grad():
-            decoder(input_ids=ids, use_cache=False)
+            model(input_ids=ids, use_cache=False)
     except Exception as error:  # a family that needs more than tokens, or does something unusual
         raise ValueError(
-            f"{type(decoder).__name__} could not be run on single tokens to see how it makes its "
+            f"{type(model).__name__} could not be run on single tokens to see how it makes its "
             f"keys and values: {type(error).__name__}: {error}"
         ) from error
     finally:
-        for module in decoder.modules():
+        for module in model.modules():
             module.training = module in was_training
 
 
@@ -120,7 +121,7 @@ def _compare(
     key: Float[Tensor, "n g 1 d"],
     value: Float[Tensor, "n g 1 d"],
 ) -> None:
-    """Note what is wrong with the prompts; run inside the layer, where sharded weights are whole."""
+    """Note what is wrong with the prompts. Run in the layer, where sharded weights are whole."""
     vars(attention.config)["n_query_heads"] = query.shape[1]
     layer = f"layer {attention.config.number} ({type(attention).__name__})"
     if key.shape != value.shape:

@@ -10,7 +10,6 @@ stay whole in every process.
 
 import os
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 from accelerate import PartialState, init_empty_weights
@@ -71,10 +70,17 @@ def load_sharded(
     return model, {"missing_keys": missing, "unexpected_keys": unexpected}
 
 
-def shard_base(model: PreTrainedModel) -> PreTrainedModel:
+def shard_base(
+    model: PreTrainedModel, *, drop_after_forward: bool = True, prefetch: int = 1
+) -> PreTrainedModel:
     """Spread the frozen parameters over all processes, in place: the model is in memory already.
 
     It has its adapters, or gets them afterwards. What trains stays whole, and adapters do.
+
+    Args:
+        drop_after_forward: put a layer's weights together once more in the backward pass. False
+            keeps all of them from the forward to the backward pass: faster, for a base that fits.
+        prefetch: layers whose weights travel while one computes.
 
     Raises:
         RuntimeError: there is only one process, or torch is older than 2.8.
@@ -94,10 +100,13 @@ def shard_base(model: PreTrainedModel) -> PreTrainedModel:
         module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
     ]
     for module in (*layers, model):
-        fully_shard(module, mesh=mesh, ignored_params=whole)
-    for layer, following in pairwise(layers):
-        # Its weights travel while this layer computes. In the backward pass torch does so itself.
-        layer.set_modules_to_forward_prefetch([following])
+        # The head and the embedding, which are the model's own, stay until the backward pass.
+        drop = drop_after_forward and module is not model
+        fully_shard(module, mesh=mesh, ignored_params=whole, reshard_after_forward=drop)
+    for number, layer in enumerate(layers):
+        layer.set_modules_to_forward_prefetch(layers[number + 1 : number + 1 + prefetch])
+        before = layers[max(0, number - prefetch) : number]
+        layer.set_modules_to_backward_prefetch(before[::-1])
     return model
 
 

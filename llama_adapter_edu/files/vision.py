@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.decoder import decoder_of
+from llama_adapter_edu.files.download import VISION_FILES
 from llama_adapter_edu.files.safe_files import AdapterFileError, check_tensors, read_safetensors
 from llama_adapter_edu.vision.attach import add_vision, image_prompt_of
 from llama_adapter_edu.vision.image_prompt import ImagePrompt
 
-CONFIG_FILE, WEIGHTS_FILE = "vision_config.json", "vision_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = VISION_FILES
 FORMAT = "llama_adapter_edu.vision/1"
 
 

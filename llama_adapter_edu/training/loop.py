@@ -10,20 +10,21 @@ settings and schedule, `rows.py` the data, `loss.py` the loss, `step.py` compute
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from torch import nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapters.inspect import gate_openings
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.config import (
     TrainingConfig,
@@ -33,22 +34,11 @@ from llama_adapter_edu.training.config import (
 )
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.training.interrupts import caught_interrupts
-from llama_adapter_edu.training.loss import LossSum, answer_loss, cross_entropy_sum
+from llama_adapter_edu.training.loss import cross_entropy_sum
 from llama_adapter_edu.training.processes import check_same, sum_over_processes
 from llama_adapter_edu.training.resume import ResumeFolder
-from llama_adapter_edu.training.rows import Rows
-from llama_adapter_edu.training.state import History, about_model
-from llama_adapter_edu.training.step import accumulate_within_memory, check_gradients
-
-__all__ = [
-    "History",
-    "TrainingConfig",
-    "answer_loss",
-    "finetune",
-    "learning_rate_factor",
-    "make_optimizer",
-    "training_batches",
-]
+from llama_adapter_edu.training.state import History, Trained, about_model
+from llama_adapter_edu.training.step import Gradients, check_gradients
 
 PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -79,11 +69,10 @@ def finetune(
             `position_ids` if they are packed: a Dataset, a list, or a stream, as an
             IterableDataset, of which as many rows as the steps need are read first.
         accelerator: devices, processes and mixed precision; a plain one if None.
-        resume_folder: keeps a checkpoint every `save_every` steps and at the end. A run that was
-            stopped, in whatever way, goes on from the last one when it is called again with the
-            same model, data and settings; it ends as if it had never stopped. Ctrl-C waits for the
-            step to end, saves, and then raises KeyboardInterrupt. Of several processes the main one
-            alone reads and writes here.
+        resume_folder: keeps a checkpoint every `save_every` steps and at the end; the main process
+            reads and writes it. A run that was stopped, in whatever way, goes on from the last one
+            when it is called again with the same model, data and settings, and ends as if it had
+            never stopped. Ctrl-C waits for the step to end, saves, and raises KeyboardInterrupt.
         cuda_graphs: on one NVIDIA GPU, several times faster for a small model, with the same losses
             (see `cuda_graphs.py`). Not with mixed precision, micro-batches or packed rows.
         compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
@@ -103,20 +92,22 @@ def finetune(
     """
     config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
     _check(accelerator, save_every)
-    wanted, n_tokens = config.steps * config.batch_size, _n_tokens(model)
-    pad_token_id, device = tokenizer.pad_token_id, accelerator.device
-    rows = Rows(dataset, pad_token_id, device, wanted=wanted, n_tokens=n_tokens)
+    n_tokens = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    wanted = config.steps * config.batch_size
+    rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
     _check_packed(model, rows, config)
     if cuda_graphs:
         check_possible(accelerator, config, rows.packed)
-    optimizer = make_optimizer(model, config)
     about = {"data": rows.fingerprint, **asdict(config)}
     check_same(about, accelerator)
     del about["micro_batch_size"]  # it may change from one part of a run to the next
+    trained = Trained(
+        model,
+        make_optimizer(model, config),
+        accelerator.scaler or torch.amp.GradScaler(enabled=False),
+    )
     if resume_folder is not None:
         about |= about_model(model, accelerator)
-    scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
-    state = model, optimizer, scaler
 
     with (
         ResumeFolder(resume_folder, about, accelerator) as saved,
@@ -124,21 +115,28 @@ def finetune(
         caught_interrupts(resume_folder is not None) as interrupted,
         compiled_layers(model) if compile_layers else nullcontext(cross_entropy_sum) as loss_sum,
     ):
-        history = saved.load(*state)
-        run = _Run(*state, rows, config, accelerator, loss_sum, config.micro_batch_size)
+        history = saved.load(trained)
+        gradients = Gradients(model, rows, accelerator, config.micro_batch_size, loss_sum)
         if cuda_graphs:
-            run.graphs = GraphedGradients(model, pad_token_id, loss_sum)
+            graphs = GraphedGradients(model, tokenizer.pad_token_id, loss_sum)
+            gradients = lambda numbers: graphs(rows.batch(numbers), rows.n_labelled(numbers))  # noqa: E731
         batches = training_batches(rows.lengths, config)
         for step in _bar(history, config, shown=progress and accelerator.is_main_process):
+            # Drawn anew for each step: a resumed run needs no memory of earlier random numbers.
+            torch.manual_seed(config.seed + step + accelerator.process_index)
+            part, stop = gradients(batches[step]), interrupted()
             try:
-                loss, stop = run.step(step, batches[step], interrupted)
+                loss, stop = _update(trained, part, stop, step, config, accelerator)
             except FloatingPointError as error:
-                last_good = saved.save(*state, history)
-                raise FloatingPointError(f"{error} {last_good}".rstrip()) from None
+                raise FloatingPointError(
+                    f"{error} at step {step}, in the rows {batches[step]}. Look at these rows, "
+                    f"lower learning_rate (now {config.learning_rate}), or load the base in "
+                    f"float32 or bfloat16. {saved.save(trained, history)}".rstrip()
+                ) from None
             history.losses.append(loss)
             history.gates.append(gate_openings(model))
             if stop or (step + 1) % save_every == 0 or step + 1 == config.steps:
-                where = saved.save(*state, history)
+                where = saved.save(trained, history)
             if stop:
                 raise KeyboardInterrupt(
                     f"stopped after step {step + 1} of {config.steps}. {where} "
@@ -147,68 +145,41 @@ def finetune(
     return history
 
 
-@dataclass
-class _Run:
-    """What a step needs."""
+def _update(
+    trained: Trained,
+    part_of_loss: Tensor,
+    stop: bool,
+    step: int,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> tuple[float, bool]:
+    """Sum gradients over all processes and take AdamW's step.
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    rows: Rows
-    config: TrainingConfig
-    accelerator: Accelerator
-    loss_sum: LossSum
-    micro_batch_size: int | None
-    graphs: GraphedGradients | None = None
+    Returns:
+        the mean loss over the labelled tokens of all processes, and whether one of them must stop.
 
-    def step(
-        self, step: int, numbers: list[int], interrupted: Callable[[], bool]
-    ) -> tuple[float, bool]:
-        """Learn from the rows `numbers`.
-
-        Returns:
-            the mean loss over the labelled tokens of all processes, and whether one of them was
-            interrupted.
-
-        Raises:
-            FloatingPointError: loss or gradients are not finite; nothing was changed.
-        """
-        config, scaler = self.config, self.scaler
-        # Drawn anew for each step: a resumed run needs no memory of earlier random numbers.
-        torch.manual_seed(config.seed + step + self.accelerator.process_index)
+    Raises:
+        FloatingPointError: loss or gradients are not finite; nothing was changed.
+    """
+    model, optimizer, scaler = trained
+    check_gradients(model)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = torch.stack([part_of_loss, torch.full_like(part_of_loss, stop)])
+    loss, stops = sum_over_processes(parameters, numbers, accelerator).tolist()
+    scaler.unscale_(optimizer)
+    norm = clip_grad_norm_(parameters, config.max_grad_norm).item()
+    # A gradient scaler looks for infinite gradients itself, and skips the step.
+    if not isfinite(loss) or not (scaler.is_enabled() or isfinite(norm)):
+        optimizer.zero_grad()
+        what = f"the loss became {loss}" if not isfinite(loss) else f"gradients became {norm}"
+        raise FloatingPointError(what)
+    for group in optimizer.param_groups:
         factor = learning_rate_factor(step, config.steps, config.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        if self.graphs:
-            part = self.graphs(self.rows.batch(numbers), self.rows.n_labelled(numbers))
-        else:
-            part, self.micro_batch_size = accumulate_within_memory(
-                self.model,
-                self.rows,
-                numbers,
-                self.micro_batch_size,
-                self.accelerator,
-                self.loss_sum,
-            )
-        check_gradients(self.model)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        parts = torch.stack([part, torch.full_like(part, interrupted())])
-        loss, stops = sum_over_processes(trained, parts, self.accelerator).tolist()
-        scaler.unscale_(self.optimizer)
-        norm = clip_grad_norm_(trained, config.max_grad_norm).item()
-        # A gradient scaler looks for infinite gradients itself, and skips the step.
-        if not isfinite(loss) or not (scaler.is_enabled() or isfinite(norm)):
-            self.optimizer.zero_grad()
-            what = f"the loss became {loss}" if not isfinite(loss) else f"gradients became {norm}"
-            raise FloatingPointError(
-                f"{what} at step {step}, in the rows {numbers}. Look at these rows, lower "
-                f"learning_rate (now {config.learning_rate}), or load the base in float32 or "
-                "bfloat16."
-            )
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.optimizer.zero_grad()
-        return loss, stops > 0
+        group["lr"] = config.learning_rate * factor
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return loss, stops > 0
 
 
 def _check(accelerator: Accelerator, every: int) -> None:
@@ -235,23 +206,14 @@ def _check_packed(model: PreTrainedModel, rows: Rows, config: TrainingConfig) ->
         )
 
 
-def _n_tokens(model: PreTrainedModel) -> int | None:
-    return getattr(model.get_input_embeddings(), "num_embeddings", None)
-
-
 @contextmanager
 def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None]:
-    """Inside, the model trains on the accelerator's device; random numbers of its own.
-
-    Afterwards mode and random numbers are as before.
-    """
-    device, was_training = accelerator.device, model.training
-    placed = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
-    if not placed and (model.device.type, model.device.index or 0) != (
-        device.type,
-        device.index or 0,
-    ):
-        model.to(device)
+    """Inside, the model trains on the accelerator's device, and random numbers are our own."""
+    was_training = model.training
+    spread = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
+    places = [(device.type, device.index or 0) for device in (model.device, accelerator.device)]
+    if not spread and places[0] != places[1]:
+        model.to(accelerator.device)
     model.train()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -13,22 +13,20 @@ import re
 import shutil
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor
 
 from llama_adapter_edu.training.processes import on_main_process
 from llama_adapter_edu.training.state import (
     BrokenStateError,
     History,
     ResumeError,
-    State,
-    capture,
+    Trained,
     read_state,
-    restore,
     write_state,
 )
 
@@ -40,8 +38,8 @@ KEPT = 2
 class ResumeFolder:
     """The checkpoints of one run. Use it in a `with` block; a folder of None keeps nothing.
 
-    Only the main process looks into the folder: the others, which may run on machines without it,
-    learn from it what was found.
+    Only the main process looks into the folder. The others, which may run on machines without it,
+    are told what it holds.
 
     Args:
         about: settings, data and model of the run, plain values by name. A run only goes on where
@@ -67,35 +65,28 @@ class ResumeFolder:
     def __exit__(self, *exception: object) -> None:
         self._held.close()
 
-    def load(self, *run: Any) -> History:
-        """Put the newest checkpoint into `run`: model, optimiser, gradient scaler.
-
-        Without a checkpoint, the other processes begin with what trains in the main one.
+    def load(self, trained: Trained) -> History:
+        """Put the newest checkpoint into place; without one, all begin as the main process does.
 
         Returns:
             the history up to the checkpoint.
 
         Raises:
-            ResumeError: it is of another run, or broken. The run is as it was.
+            ResumeError: it is of another run, or broken. Nothing was changed.
         """
-        state = on_main_process(
-            self.accelerator, lambda: self._newest() or capture(*run, History())
-        )
-        return restore(state, *run)
+        begin = partial(trained.state, History())
+        return trained.restore(on_main_process(self.accelerator, lambda: self._newest() or begin()))
 
-    def save(self, model: nn.Module, *run: Any) -> str:
-        """Write a checkpoint of model, optimiser, scaler and history, unless this step has one.
-
-        Returns:
-            a sentence that says where it is.
+    def save(self, trained: Trained, history: History) -> str:
+        """Write a checkpoint, unless this step has one. Returns a sentence that says where it is.
 
         Raises:
             OSError: it cannot be written; earlier checkpoints are whole.
         """
         if self.folder is None:
             return ""
-        path = self.folder / f"step-{len(run[-1].losses):06d}"
-        on_main_process(self.accelerator, lambda: self._write(path, model, *run))
+        path = self.folder / f"step-{len(history.losses):06d}"
+        on_main_process(self.accelerator, lambda: self._write(path, trained, history))
         return f"The state is saved in {path}."
 
     def _hold(self) -> None:
@@ -103,7 +94,7 @@ class ResumeFolder:
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover)
 
-    def _newest(self) -> State | None:
+    def _newest(self) -> dict[str, Tensor] | None:
         *earlier, newest = [None, *self._checkpoints()]
         if newest is None:
             return None
@@ -111,18 +102,17 @@ class ResumeFolder:
             return read_state(newest, self.about)
         except BrokenStateError as error:
             where = f"step {_step_of(earlier[-1])}" if earlier[-1] else "the beginning"
-            raise BrokenStateError(
-                f"{error} Delete it, and the run goes on from {where}."
-            ) from error
+            message = f"{error} Delete it, and the run goes on from {where}."
+            raise BrokenStateError(message) from error
 
-    def _write(self, path: Path, model: nn.Module, *run: Any) -> None:
+    def _write(self, path: Path, trained: Trained, history: History) -> None:
         if path.exists():
             return
         try:
             with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as unfinished:
                 whole = Path(unfinished, path.name)
                 whole.mkdir()
-                write_state(whole, self.about, capture(model, *run), model)
+                write_state(whole, self.about, trained.state(history), trained.model)
                 os.rename(whole, path)
             self._forget_old()
         except OSError as error:

@@ -12,6 +12,7 @@ number of processes, the size of the micro-batches, and the length of the rows.
 import gc
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -19,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
-from llama_adapter_edu.training.loss import LossSum, answer_loss_sum
-from llama_adapter_edu.training.rows import Rows
+from llama_adapter_edu.data.token_rows import Rows
+from llama_adapter_edu.training.loss import LossSum, answer_loss_sum, cross_entropy_sum
 
 
 def micro_batches(
@@ -37,86 +38,75 @@ def micro_batches(
     return [mine[start : start + size] for start in range(0, share, size)]
 
 
-def accumulate_gradients(
-    model: nn.Module,
-    rows: Rows,
-    numbers: Sequence[int],
-    micro_batch_size: int | None,
-    accelerator: Accelerator,
-    loss_sum: LossSum | None = None,
-) -> Float[Tensor, ""]:
-    """Forward and backward over a step's rows; gradients add up in the parameters.
+@dataclass
+class Gradients:
+    """Forward and backward over a step's rows: `part_of_loss = gradients(row_numbers)`.
 
-    Returns:
-        this process's part of the step's mean loss: the parts of all processes sum to it, as the
-        gradients do.
-
-    Raises:
-        ValueError: no token of these rows has a label.
+    Gradients add up in the parameters. Out of memory, the micro-batch is halved and the step begun
+    again: its rows stay the same, so what is learnt stays the same.
     """
-    n_tokens = rows.n_labelled(numbers)
-    if n_tokens == 0:
-        raise ValueError(f"rows {list(numbers)} have no token with a label: nothing to learn from.")
-    parts = micro_batches(
-        numbers, micro_batch_size, accelerator.process_index, accelerator.num_processes
-    )
-    part_of_loss = torch.zeros((), device=rows.device)
-    for mine in parts:
-        batch = rows.batch(mine or numbers[:1])
-        if not mine:  # the others of the step compute: this process must, too, but learns nothing
-            batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
-        with accelerator.autocast():
-            loss = answer_loss_sum(model, batch, loss_sum)[0] / n_tokens
-        accelerator.backward(loss)
-        part_of_loss += loss.detach()
-    return part_of_loss
 
+    model: nn.Module
+    rows: Rows
+    accelerator: Accelerator
+    micro_batch_size: int | None = None
+    loss_sum: LossSum = cross_entropy_sum
 
-def accumulate_within_memory(
-    model: nn.Module,
-    rows: Rows,
-    numbers: Sequence[int],
-    micro_batch_size: int | None,
-    accelerator: Accelerator,
-    loss_sum: LossSum | None = None,
-) -> tuple[Float[Tensor, ""], int | None]:
-    """`accumulate_gradients`; out of memory, the micro-batch is halved and the step begun again.
+    def __call__(self, numbers: Sequence[int]) -> Float[Tensor, ""]:
+        """Learn from the rows of these numbers.
 
-    The rows of the step stay the same, so what is learnt stays the same.
+        Returns:
+            this process's part of the step's mean loss: the parts of all processes sum to it, as
+            the gradients do.
 
-    Returns:
-        this process's part of the loss, and the size that fitted: begin with it next time.
+        Raises:
+            ValueError: no token of these rows has a label.
+            torch.OutOfMemoryError: a micro-batch of one row does not fit, or several processes run:
+                they cannot begin a step again one by one. The message says what may help.
+        """
+        while True:
+            try:
+                return self._add_up(numbers)
+            except torch.OutOfMemoryError as error:
+                reason = str(error).split("\n")[0]
+            # Outside the except block: there, the traceback would keep the step's tensors alive.
+            self._halve(numbers, reason)
 
-    Raises:
-        torch.OutOfMemoryError: a micro-batch of one row does not fit, or several processes run:
-            they cannot begin a step again one by one. The message says what may help.
-    """
-    while True:
-        try:
-            size = micro_batch_size
-            return accumulate_gradients(model, rows, numbers, size, accelerator, loss_sum), size
-        except torch.OutOfMemoryError as error:
-            reason = str(error).split("\n")[0]
-        # Outside the except block: there, the traceback would keep the step's tensors alive.
-        share = -(-len(numbers) // accelerator.num_processes)
-        size = min(micro_batch_size or share, share)
-        if accelerator.num_processes > 1:
+    def _add_up(self, numbers: Sequence[int]) -> Float[Tensor, ""]:
+        n_tokens, accelerator = self.rows.n_labelled(numbers), self.accelerator
+        if n_tokens == 0:
+            raise ValueError(f"rows {list(numbers)} have no token with a label: nothing to learn.")
+        processes = accelerator.process_index, accelerator.num_processes
+        part_of_loss = torch.zeros((), device=self.rows.device)
+        for mine in micro_batches(numbers, self.micro_batch_size, *processes):
+            batch = self.rows.batch(mine or numbers[:1])
+            if not mine:  # the other processes compute, so this one must, too, but learns nothing
+                batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+            with accelerator.autocast():
+                loss = answer_loss_sum(self.model, batch, self.loss_sum)[0] / n_tokens
+            accelerator.backward(loss)
+            part_of_loss += loss.detach()
+        return part_of_loss
+
+    def _halve(self, numbers: Sequence[int], reason: str) -> None:
+        share = -(-len(numbers) // self.accelerator.num_processes)
+        size = min(self.micro_batch_size or share, share)
+        if self.accelerator.num_processes > 1:
             advice = f"Set micro_batch_size to less than the {size} rows of now."
-        elif size == 1:
+            raise torch.OutOfMemoryError(f"{reason} {advice}")
+        if size == 1:
             advice = "Not even one row fits: take shorter rows, fewer adapter_layers, a 16-bit base"
-        else:
-            for parameter in model.parameters():
-                parameter.grad = None
-            gc.collect()
-            torch.cuda.empty_cache()
-            micro_batch_size = -(-size // 2)
-            warnings.warn(
-                f"Out of memory with {size} rows at once: going on with {micro_batch_size}. "
-                f"A step still learns from {len(numbers)} rows.",
-                stacklevel=2,
-            )
-            continue
-        raise torch.OutOfMemoryError(f"{reason} {advice}")
+            raise torch.OutOfMemoryError(f"{reason} {advice}")
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.micro_batch_size = -(-size // 2)
+        warnings.warn(
+            f"Out of memory with {size} rows at once: going on with {self.micro_batch_size}. "
+            f"A step still learns from {len(numbers)} rows.",
+            stacklevel=4,
+        )
 
 
 def check_gradients(model: nn.Module) -> None:

@@ -1,39 +1,36 @@
-"""Checks of the course's exercises: `with check("1.2", "causal_softmax"):` around visible asserts.
+"""Checks of the course's exercises: a function of visible asserts under `@check(...)`.
+
+    @check("1.1", "split_heads", h=[3, 2], d=[4, 6])
+    def _(h, d):
+        x = torch.randn(2, 5, h * d)
+        assert_shape(split_heads(x, d), "b h s d", b=2, h=h, s=5, d=d)
+
+It runs at once, once for each case, and then is gone:
 
     passes   one green line; the learner's own object stays and is what later cells use
     fails    the name is bound to the course's reference, so that later cells run; then the check
              raises CheckFailed (under pytest and in scripts) or shows a red box (live Jupyter)
 
-Every check starts from the same conditions (seed 0, float32, gradients on, CPU, functions of torch
-as installed) and leaves random state and settings as it found them, and no thread or figure: see
-`conditions.py`. During a check, a learner's function that changes one of its input tensors in
-place is caught.
+Every check starts from the same conditions (seed 0, float32, gradients on, CPU) and has a scope of
+its own: it leaves nothing in the notebook, and what it calls finds the notebook's functions,
+classes and imports, but none of the values that the given cells have set.
 """
 
-import functools
 import importlib
-import inspect
-import sys
 from collections.abc import Callable
-from types import ModuleType, TracebackType
+from types import FunctionType, ModuleType
 
-import torch
-
-from llama_adapter_edu.course.checks import verdict
-from llama_adapter_edu.course.checks.asserts import assert_close, assert_shape
+from llama_adapter_edu.course.checks import scope, source, verdict
 from llama_adapter_edu.course.checks.conditions import TimeLimit, standard_conditions
-
-__all__ = ["CheckFailed", "assert_close", "assert_shape", "check"]
 
 REPLACED = "_replaced_by_reference"  # a notebook variable: {name: (the learner's, the reference)}
 ABSENT = object()
-IN_PLACE = (
-    "{name} changes its input {key} in place; leave the inputs as they are and return a new tensor"
-)
 
 
 class CheckFailed(AssertionError):
     """An exercise is not solved. The message says what is wrong, in words."""
+
+    raw = False  # whether the message is in a library's own words
 
     def _render_traceback_(self) -> list[str]:
         """What IPython, JupyterLab and nbval show instead of a traceback."""
@@ -41,68 +38,110 @@ class CheckFailed(AssertionError):
 
 
 class check:
-    """Check one exercise: `with check("1.2", "causal_softmax"):` and asserts in the block.
+    """Judge one exercise by the asserts of the decorated function, which is run at once.
 
     exercise: its number; the first part is the lesson ("1.2" is in lesson 01).
     names: what the learner defines; a failed check binds them all to the reference.
     seconds: an endless loop is cut off after this time.
     in_place: the exercise is meant to change its input tensors.
+    cases: lists of equal length; the function runs once with each place of them as its arguments.
 
     Raises CheckFailed where nobody watches (pytest, scripts); shows a red box in live Jupyter.
     """
 
-    def __init__(self, exercise: str, *names: str, seconds: float = 60, in_place: bool = False):
+    def __init__(
+        self,
+        exercise: str,
+        *names: str,
+        seconds: float = 60,
+        in_place: bool = False,
+        **cases: list,
+    ):
         if not names:
             raise ValueError(f'check("{exercise}", ...) needs the name that the learner defines')
-        self.names, self.in_place = names, in_place
+        if len({len(values) for values in cases.values()}) > 1:
+            raise ValueError(f'check("{exercise}", ...) needs lists of equal length as cases')
+        self.exercise, self.names = exercise, names
+        self.seconds, self.in_place = seconds, in_place
+        places = zip(*cases.values(), strict=True)
+        self.cases = [dict(zip(cases, case, strict=True)) for case in places] or [{}]
         self.title = f"exercise {exercise} {', '.join(names)}"
-        self.notebook = sys._getframe(1).f_globals
         self.reference = _reference(exercise)
-        self.time_limit = TimeLimit(seconds)
-        self.conditions = standard_conditions()
 
-    def __enter__(self) -> "check":
+    def __call__(self, function: FunctionType) -> object:
+        """Run the check; returns what the notebook calls by the function's name: it stays so."""
+        self.notebook = function.__globals__
+        answer = self._prepare()
+        problem = self._problem_of_definitions()
+        judged = verdict.Verdict("wrong", problem) if problem else self._run(function, answer)
+        self._tell(judged, answer)
+        return self.notebook.get(function.__name__)
+
+    def _prepare(self) -> verdict.Answer:
         self._put_back_the_learners()
         self.given = {name: self.notebook.get(name, ABSENT) for name in self.names}
-        self.problem = self._problem_of_definitions()
-        self.conditions.__enter__()
-        if not self.in_place:
-            self._guard_inputs()
-        self.time_limit.start()
-        return self
+        return verdict.Answer(
+            self.given,
+            {name: getattr(self.reference, name, None) for name in self.names},
+            getattr(self.reference, "STUBS", {}).get(self.exercise),
+            frozenset(getattr(self.reference, "GIVEN", ())),
+        )
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.time_limit.stop()
-        self._unguard_inputs()
-        self.conditions.__exit__(None, None, None)
-        if isinstance(error, KeyboardInterrupt) and not self.time_limit.reached:
-            return False  # the learner pressed stop
-        judged = verdict.judge(error, trace, self.problem, self.time_limit)
+    def _run(self, function: FunctionType, answer: verdict.Answer) -> verdict.Verdict:
+        names = dict(self.notebook)
+        for name, theirs in self.given.items():
+            names[name] = scope.guarded(theirs, name, self.in_place)
+        body = scope.in_scope_of(function, names)
+        own = set().union(*map(scope.names_set_by, map(source.cell_of, self.given.values())))
+        limit, error, case = TimeLimit(self.seconds), None, {}
+        try:
+            with scope.values_away(self.notebook, answer.hidden, own), standard_conditions(), limit:
+                for case in self.cases:
+                    body(**case)
+        except BaseException as raised:
+            if isinstance(raised, KeyboardInterrupt) and not limit.reached:
+                raise  # the learner pressed stop
+            error = raised
+        judged = verdict.judge(error, answer, self.seconds if limit.reached else None)
+        if judged.status == "wrong" and case != self.cases[0]:
+            judged.reason = (
+                f"{_words(self.cases[0])} it is right, {_words(case)} not: {judged.reason}"
+            )
+        return judged
+
+    def _tell(self, judged: verdict.Verdict, answer: verdict.Answer) -> None:
         if judged.status == "solved":
-            verdict.show_passed(self.title)
-            return False
+            verdict.show_passed(self.title, answer.digest)
+            return
         self._use_the_reference()
         text = judged.text(self.title, fallback=self.reference is not None)
         if verdict.in_live_notebook():
-            verdict.show_box(text)
-            return True
-        raise CheckFailed(text) from None
+            verdict.show_box(text, answer.digest)
+            return
+        failed = CheckFailed(text)
+        failed.raw = judged.raw
+        raise failed from None
 
     def _put_back_the_learners(self) -> None:
         """Run again after a failure: test the learner's object, not the reference."""
-        replaced = self.notebook.setdefault(REPLACED, {})
+        replaced = self.notebook.get(REPLACED, {})
         for name in self.names:
             theirs, reference = replaced.pop(name, (ABSENT, ABSENT))
             if reference is not ABSENT and self.notebook.get(name, ABSENT) is reference:
-                _bind(self.notebook, name, theirs)
+                if theirs is ABSENT:
+                    del self.notebook[name]
+                else:
+                    self.notebook[name] = theirs
+        if not replaced:
+            self.notebook.pop(REPLACED, None)
 
     def _problem_of_definitions(self) -> str | None:
         for name, theirs in self.given.items():
             right = getattr(self.reference, name, None)
-            if theirs is ABSENT or theirs is right:
+            if theirs is ABSENT:
                 return f"{name} is not defined. Run its cell; does it have a syntax error?"
+            if theirs is right:
+                return f"{name} is the course's own: write it yourself in its cell, and run that"
             for kind, word in ((type, "a class"), (Callable, "a function")):
                 if isinstance(right, kind) and not isinstance(theirs, kind):
                     return f"{name} should be {word}, but it is of type {type(theirs).__name__}"
@@ -112,29 +151,13 @@ class check:
         for name in self.names:
             if hasattr(self.reference, name):
                 right = getattr(self.reference, name)
-                self.notebook[REPLACED][name] = (self.given[name], right)
+                replaced = self.notebook.setdefault(REPLACED, {})
+                replaced[name] = (self.given[name], right)
                 self.notebook[name] = right
 
-    def _guard_inputs(self) -> None:
-        for name, theirs in self.given.items():
-            if inspect.isfunction(theirs):
-                self.notebook[name] = _guarded(theirs, name)
-            elif inspect.isclass(theirs) and inspect.isfunction(vars(theirs).get("forward")):
-                theirs.forward = _guarded(theirs.forward, f"{name}.forward")
 
-    def _unguard_inputs(self) -> None:
-        for name, theirs in self.given.items():
-            _bind(self.notebook, name, theirs)
-            forward = vars(theirs).get("forward") if inspect.isclass(theirs) else None
-            if hasattr(forward, "__guards__"):
-                theirs.forward = forward.__guards__
-
-
-def _bind(notebook: dict, name: str, value: object) -> None:
-    if value is ABSENT:
-        notebook.pop(name, None)
-    else:
-        notebook[name] = value
+def _words(case: dict) -> str:
+    return "with " + ", ".join(f"{name}={value}" for name, value in case.items())
 
 
 def _reference(exercise: str) -> ModuleType | None:
@@ -146,34 +169,3 @@ def _reference(exercise: str) -> ModuleType | None:
         if error.name != module:
             raise
         return None
-
-
-def _guarded(function: Callable, name: str) -> Callable:
-    """The same function, which fails if it changes one of its input tensors in place."""
-
-    @functools.wraps(function)
-    def wrapper(*args, **kwargs):
-        inputs = _named(function, args, kwargs)
-        before = {key: _version(value) for key, value in inputs.items()}
-        result = function(*args, **kwargs)
-        for key, value in inputs.items():
-            if _version(value) != before[key]:
-                raise AssertionError(IN_PLACE.format(name=name, key=key))
-        return result
-
-    wrapper.__guards__ = function
-    return wrapper
-
-
-def _named(function: Callable, args: tuple, kwargs: dict) -> dict:
-    try:
-        return inspect.signature(function).bind(*args, **kwargs).arguments
-    except TypeError:  # the call itself will say what is wrong
-        return {}
-
-
-def _version(value: object) -> int | None:
-    """Counts the in-place changes of a tensor (tensors of inference mode do not count)."""
-    if isinstance(value, torch.Tensor) and not value.is_inference():
-        return value._version
-    return None

@@ -1,52 +1,31 @@
 """The conditions under which a check runs: the same for everyone, undone afterwards."""
 
 import _thread
-import os
 import random
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import empty, set_default_device  # as installed, whatever is replaced later
-
-from llama_adapter_edu.course.checks.side_effects import (
-    no_figures_left,
-    no_threads_left,
-    original_functions,
-)
 
 AGAIN = 0.5  # seconds after which an interrupt that was swallowed is sent again
 
 
 @contextmanager
 def standard_conditions() -> Iterator[None]:
-    """Seed 0, float32, CPU, gradients on, and torch as installed; all put back at the end."""
-    with ExitStack() as undone_backwards:
-        undone_backwards.enter_context(_settings())
-        undone_backwards.enter_context(warnings.catch_warnings())
-        undone_backwards.enter_context(original_functions())
-        undone_backwards.enter_context(no_figures_left())
-        undone_backwards.enter_context(no_threads_left())
-        yield
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
+    """Seed 0, float32, CPU, gradients on; random state and settings are put back at the end."""
     undo = [(setter, getter()) for setter, getter in _SETTINGS]
     device = _default_device()
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)  # the CPU's; a GPU's random state is not touched
     torch.set_default_dtype(torch.float32)
-    torch.set_autocast_enabled("cpu", False)
     _set_device(torch.device("cpu"))
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         _set_device(device)
@@ -57,50 +36,42 @@ def _settings() -> Iterator[None]:
 _SETTINGS = [
     (random.setstate, random.getstate),
     (np.random.set_state, np.random.get_state),
-    (lambda errors: np.seterr(**errors), np.geterr),
     (torch.set_rng_state, torch.get_rng_state),
     (torch.set_default_dtype, torch.get_default_dtype),
     (torch.set_grad_enabled, torch.is_grad_enabled),
     (torch.set_num_threads, torch.get_num_threads),
-    (torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode),
-    (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision),
-    (torch.autograd.set_detect_anomaly, torch.is_anomaly_enabled),
-    (lambda on: torch.set_autocast_enabled("cpu", on), lambda: torch.is_autocast_enabled("cpu")),
-    (sys.setrecursionlimit, sys.getrecursionlimit),
-    (os.chdir, os.getcwd),
-    (lambda stream: setattr(sys, "stdout", stream), lambda: sys.stdout),
-    (lambda stream: setattr(sys, "stderr", stream), lambda: sys.stderr),
 ]
 
 
 def _default_device() -> torch.device:
-    return empty(0).device
+    return torch.empty(0).device
 
 
 def _set_device(device: torch.device) -> None:
     """Only where it changes something: an explicit default device slows every call of torch."""
     if device != _default_device():
-        set_default_device(None if device.type == "cpu" else device)
+        torch.set_default_device(None if device.type == "cpu" else device)
         try:
             torch.get_default_device()
         except AttributeError:  # torch 2.6 cannot tell after None, and transformers asks
-            set_default_device(device)
+            torch.set_default_device(device)
 
 
 class TimeLimit:
-    """Interrupts the main thread, as Ctrl-C does, until `stop` is called, after some seconds."""
+    """Interrupts the main thread, as Ctrl-C does, when its block takes longer than `seconds`."""
 
     def __init__(self, seconds: float):
         self.seconds, self.reached, self.handler = seconds, False, None
         self.stopped, self.lock = threading.Event(), threading.Lock()
 
-    def start(self) -> None:
+    def __enter__(self) -> "TimeLimit":
         if threading.current_thread() is threading.main_thread():
             # A script that was started in the background ignores interrupts.
             self.handler = signal.signal(signal.SIGINT, signal.default_int_handler)
             threading.Thread(target=self._watch, daemon=True).start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *error) -> None:
         try:
             with self.lock:
                 self.stopped.set()
@@ -108,8 +79,9 @@ class TimeLimit:
             self.stopped.set()
             if not self.reached:
                 raise
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
+        finally:
+            if self.handler is not None:
+                signal.signal(signal.SIGINT, self.handler)
 
     def _watch(self) -> None:
         wait = self.seconds

@@ -2,12 +2,15 @@
 
 import csv
 import html
+import re
+from collections import Counter
 from pathlib import Path
 
 from llama_adapter_edu.course.progress.tables import PAGE, html_row, html_tables
 from llama_adapter_edu.course.progress.verdicts import MARKS, Row
 
 BEST = ("solved", "wrong", "not judged", "not attempted")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 Class = dict[str, dict[str, list[Row]]]  # {student: {notebook: rows}}
 
 
@@ -46,21 +49,77 @@ def as_text(lines: list[list[str]]) -> str:
     return "\n".join([*text, "", f"{signs}; empty: not handed in"])
 
 
-def write(students: Class, output: Path) -> None:
-    """output.csv: the table. output.html: the table, and the reasons for each student."""
-    lines = table(students)
+def write(students: Class, output: Path) -> list[Path]:
+    """The files of a report, as they were written.
+
+    output.csv: the table. output.html: the table, the mistakes, the reasons for each student.
+    output-mistakes.csv: how often which message. output-students/: a page for each to hand back.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
-    # utf-8-sig: Excel takes a file without that mark for another encoding
-    with output.with_name(f"{output.name}.csv").open("w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file).writerows([_no_formula(cell) for cell in line] for line in lines)
-    header, *body = [[_marked(cell) for cell in line] for line in lines]
-    page = ["<h1>Class report</h1>", "<table>", html_row('th scope="col"', "th", header)]
-    page += [*(html_row("td", "td", line) for line in body), "</table>"]
+    mistakes = mistakes_table(students)
+    return [
+        _write_csv(output.with_name(f"{output.name}.csv"), table(students)),
+        _write_page(output.with_name(f"{output.name}.html"), "Class report", _body(students)),
+        _write_csv(output.with_name(f"{output.name}-mistakes.csv"), mistakes),
+        _write_feedback(output.with_name(f"{output.name}-students"), students),
+    ]
+
+
+def mistakes_table(students: Class) -> list[list[str]]:
+    """A header, then rows: exercise, how many students, what the check said to them.
+
+    Sentences that differ in numbers alone count as one; the first one stands for them.
+    """
+    count: Counter = Counter()
+    words: dict[tuple[str, str], str] = {}
+    for lessons in students.values():
+        wrong = [row for rows in lessons.values() for row in rows if row.status == "wrong"]
+        for key, row in {(row.key, NUMBER.sub("#", row.reason)): row for row in wrong}.items():
+            count[key] += 1
+            words.setdefault(key, " ".join(row.reason.split()))
+    order = sorted(count, key=lambda key: (_number(key[0]), -count[key], key[1]))
+    rows = [[key[0], str(count[key]), words[key]] for key in order]
+    return [["exercise", "students", "what the check said"], *rows]
+
+
+def _body(students: Class) -> list[str]:
+    page = ["<h1>Class report</h1>", *_html_table(table(students))]
+    page += ["<h2>Mistakes</h2>", *_html_table(mistakes_table(students))]
     for student, lessons in students.items():
         page += [f"<h2>{html.escape(student)}</h2>", html_tables(lessons, level=3)]
-    text = PAGE.format(title="Class report", body="\n".join(page))
-    target = output.with_name(f"{output.name}.html")
-    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character
+    return page
+
+
+def _html_table(lines: list[list[str]]) -> list[str]:
+    header, *body = [[_marked(cell) for cell in line] for line in lines]
+    rows = [html_row("td", "td", line) for line in body]
+    return ["<table>", html_row('th scope="col"', "th", header), *rows, "</table>"]
+
+
+def _write_csv(path: Path, lines: list[list[str]]) -> Path:
+    # utf-8-sig: Excel takes a file without that mark for another encoding
+    with path.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
+        csv.writer(file).writerows([_no_formula(cell) for cell in line] for line in lines)
+    return path
+
+
+def _write_page(path: Path, title: str, body: list[str]) -> Path:
+    text = PAGE.format(title=html.escape(title), body="\n".join(body))
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character
+    return path
+
+
+def _write_feedback(folder: Path, students: Class) -> Path:
+    folder.mkdir(exist_ok=True)
+    used: Counter = Counter()
+    for student, lessons in students.items():
+        name = re.sub(r"[^\w .-]", "_", student).strip(" .") or "student"
+        used[name.casefold()] += 1
+        again = f"-{used[name.casefold()]}" if used[name.casefold()] > 1 else ""
+        nothing = [] if lessons else ["<p>Nothing was handed in.</p>"]
+        body = [f"<h1>{html.escape(student)}</h1>", *nothing, html_tables(lessons, level=2)]
+        _write_page(folder / f"{name}{again}.html", student, body)
+    return folder
 
 
 def _no_formula(cell: str) -> str:

@@ -1,19 +1,18 @@
 """Makes `pytest --nbval notebooks/` readable for learners: one row an exercise, in words.
 
-Nothing happens in a pytest run without --nbval. What the rows say is in `progress.py`.
+Nothing happens in a pytest run without --nbval, nor in one whose notebooks hold no check of the
+course. What the rows say is in `verdicts.py`.
 """
 
 import os
-import queue
-import time
-from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from llama_adapter_edu.course.progress import tables, verdicts
+from llama_adapter_edu.course.progress.exercises import checks_in, defines, is_given, lesson_of
+from llama_adapter_edu.course.progress.kernels import notice_death, revive
 
 # option: the ways in which a user gives an own one
 DEFAULTS = {
@@ -23,6 +22,8 @@ DEFAULTS = {
     "--continue-on-collection-errors": (),  # one unreadable notebook does not hide the others
 }
 NO_NBVAL = "--nbval needs the package nbval: pip install nbval ipykernel"
+OWN = "a cell of your own, not the course's"
+NO_OPTION = "a notebook of the course is judged with --nbval: pytest --nbval {}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,8 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Add the options that the notebooks need, unless the user gave their own."""
     if not {"--nbval", "--nbval-lax"} & set(args):
+        if notebooks := [a for a in args if a.endswith(".ipynb") and _of_the_course(Path(a))]:
+            raise pytest.UsageError(NO_OPTION.format(notebooks[0]))
         return
-    if not early_config.pluginmanager.hasplugin("nbval"):
+    if not _runs_the_course(args):
+        return
+    if not any(map(early_config.pluginmanager.hasplugin, ("nbval", "nbval.plugin"))):
         raise pytest.UsageError(NO_NBVAL)
     given = [argument.split("=")[0] for argument in args]
     args[:0] = [option for option, own in DEFAULTS.items() if not set(own) & set(given)]
@@ -50,9 +55,33 @@ def pytest_configure(config: pytest.Config) -> None:
     if report and report.suffix not in tables.WRITERS:
         known = " or ".join(tables.WRITERS)
         raise pytest.UsageError(f"--progress-report={report}: the name must end with {known}")
-    if getattr(config.option, "nbval", False) or getattr(config.option, "nbval_lax", False):
+    asked = getattr(config.option, "nbval", False) or getattr(config.option, "nbval_lax", False)
+    if asked and _runs_the_course(config.invocation_params.args):
         os.environ.pop("MPLBACKEND", None)  # or a kernel would show no figures
         config.pluginmanager.register(_Course(config), "llama_adapter_edu_course")
+
+
+def _runs_the_course(args: Iterable[str]) -> bool:
+    """Whether one of the notebooks that these arguments name, or that lie here, is the course's."""
+    named = [Path(argument.split("::")[0]) for argument in args if not argument.startswith("-")]
+    places = [path for path in named if path.exists()] or [Path()]
+    return any(_of_the_course(path) for place in places for path in _notebooks(place))
+
+
+def _notebooks(place: Path) -> Iterator[Path]:
+    if place.is_file():
+        yield place
+    for folder, inner, files in os.walk(place):
+        inner[:] = [name for name in inner if not name.startswith(".") and name != "site-packages"]
+        yield from (Path(folder, name) for name in files if name.endswith(".ipynb"))
+
+
+def _of_the_course(path: Path) -> bool:
+    try:
+        text = path.read_text("utf-8", errors="replace") if path.suffix == ".ipynb" else ""
+    except OSError:
+        return False
+    return "@check(" in text or "with check(" in text
 
 
 class _Course:
@@ -62,23 +91,36 @@ class _Course:
         self.config = config
         self.rows: list[verdicts.Row] = []
 
+    @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Find the checks, and the cells that they check."""
-        cells = [item for item in items if hasattr(item, "cell_num")]
-        positions = Counter()
-        for item in cells:
-            positions[item.parent] += 1
-            item.position = positions[item.parent]
-            item.exercise = verdicts.check_in(item.cell.source)
-            if item.exercise:
+        """Find the checks, and the cells that they check; cells run in the notebook's order."""
+        notebooks: dict[pytest.Collector, list[pytest.Item]] = {}
+        for item in items:
+            if hasattr(item, "cell_num"):
+                item.checks = checks_in(item.cell.source)
+                notebooks.setdefault(item.parent, []).append(item)
+        for parent, cells in notebooks.items():
+            places = [place for place, item in enumerate(items) if item.parent is parent]
+            cells.sort(key=lambda item: item.cell_num)  # another plugin may have mixed them
+            for place, item in zip(places, cells, strict=True):
+                items[place] = item
+            self._prepare(cells)
+
+    def _prepare(self, cells: list[pytest.Item]) -> None:
+        lesson = next((lesson_of(c) for item in cells for c in item.checks), None)
+        for place, item in enumerate(cells):
+            item.position, item.earlier, item.own = place + 1, cells[:place], False
+            if lesson is None:
+                continue
+            item.own = not item.checks and not is_given(lesson, item.cell.source)
+            if item.checks or item.own:
                 item.options["check"] = False  # a red box in a saved file does not count
-        courses = {item.parent for item in cells if item.exercise}
-        for item in cells:
-            if item.parent in courses and item.cell.get("execution_count") is None:
+            if item.cell.get("execution_count") is None:
                 item.cell.outputs = []  # nbval refuses outputs without a count, as editors save
-        for before, item in pairwise(cells):
-            if item.exercise and before.parent is item.parent:
-                before.checked_by = item
+            for name in (name for check in item.checks for name in check[1]):
+                for before in item.earlier:
+                    if defines(before.cell.source, [name]):
+                        before.checked_by = item
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
@@ -90,7 +132,8 @@ class _Course:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         if hasattr(item, "cell_num"):
-            _notice_death(item.parent.kernel)
+            revive(item)
+            notice_death(item.parent.kernel)
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -101,32 +144,36 @@ class _Course:
         if not hasattr(item, "cell_num") or (report.when != "call" and report.passed):
             return report
         error = call.excinfo and call.excinfo.value
-        row = verdicts.judge(item.exercise, item.position, report.outcome, error)
-        if report.when == "setup":  # the kernel did not start
-            row.set("not judged", row.reason)
-        elif hasattr(report, "wasxfail"):
-            row.set("not judged", "an earlier cell ran out of time")
-        elif row.reason == verdicts.TIMED_OUT and "interrupt" not in str(error):
-            item.parent.timed_out = False  # it was stopped: the cells below can be judged
-        _share_with_check(item, row)
-        row.notebook = report.nodeid.partition("::")[0]
-        report.course = vars(row)
+        rows = verdicts.judge(item.checks, item.position, report.outcome, error)
+        for row in rows:
+            if report.when == "setup":  # the kernel did not start
+                row.set("not judged", row.reason)
+            elif hasattr(report, "wasxfail"):
+                row.set("not judged", "an earlier cell ran out of time")
+            elif row.reason == verdicts.TIMED_OUT and "interrupt" not in str(error):
+                item.parent.timed_out = False  # it was stopped: the cells below can be judged
+            if item.own and row.status == "broken":
+                row.reason = f"{OWN}: {row.reason}"
+            _share_with_check(item, row)
+            row.notebook = report.nodeid.partition("::")[0]
+        report.course = [vars(row) for row in rows]
         if report.failed:
-            report.longrepr = row.text()
+            report.longrepr = "\n".join(row.text() for row in rows if row.status != "solved")
         return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple | None:
         """Count open exercises by their own names; pytest then prints no traceback for them."""
-        row = verdicts.Row(**report.course) if hasattr(report, "course") else None
-        if not row or not report.failed or row.status not in verdicts.QUIET:
+        rows = [verdicts.Row(**row) for row in getattr(report, "course", [])]
+        row = next((row for row in rows if row.status in verdicts.QUIET), None)
+        if not row or not report.failed:
             return None
         category = row.status if row.is_exercise else ""
         return category, verdicts.MARKS.get(row.status, "!"), row.status.upper()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if hasattr(report, "course"):
-            self.rows.append(verdicts.Row(**report.course))
+            self.rows += [verdicts.Row(**row) for row in report.course]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and report.nodeid.endswith(".ipynb"):
@@ -135,12 +182,14 @@ class _Course:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        table = verdicts.table(self.rows)
+        table = verdicts.table(self.rows, self.config.rootpath)
         if not table:
             return
         terminalreporter.write_sep("=", "exercises")
         width = terminalreporter._tw.fullwidth
-        terminalreporter.write_line(tables.as_text(table, width))
+        encoding = getattr(terminalreporter._tw._file, "encoding", None)
+        for line in tables.printable(tables.as_text(table, width), encoding).splitlines():
+            terminalreporter.write_line(line)
         target = self.config.option.progress_report
         if target:
             try:
@@ -150,28 +199,11 @@ class _Course:
 
 
 def _share_with_check(item: pytest.Item, row: verdicts.Row) -> None:
-    """A syntax error in an exercise's cell is told by its check, not as a broken cell."""
+    """An error in an exercise's cell is told by its check, not as a broken cell."""
     check = getattr(item, "checked_by", None)
     if check and row.status == "broken":
         check.cause, row.status = row.reason, verdicts.IN_EXERCISE
-    elif hasattr(item, "cause") and row.status != "solved":
+    elif hasattr(item, "cause") and row.status == "solved":
+        row.reason = f"solved, though a cell with its code stops: {item.cause}"
+    elif hasattr(item, "cause"):
         row.set("wrong", item.cause)
-
-
-def _notice_death(kernel) -> None:
-    """nbval waits the whole cell timeout for a kernel that has died; look every second instead."""
-    wait = kernel.await_reply
-
-    def await_reply(msg_id: str, timeout: float) -> None:
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                return wait(msg_id, timeout=max(0.01, min(1, end - time.monotonic())))
-            except queue.Empty:
-                if not kernel.is_alive():
-                    raise RuntimeError(verdicts.DEAD) from None
-                if time.monotonic() >= end:
-                    raise
-
-    if not hasattr(kernel, "notices_death"):
-        kernel.await_reply, kernel.notices_death = await_reply, True

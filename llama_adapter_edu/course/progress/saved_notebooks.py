@@ -1,24 +1,35 @@
 """`python -m llama_adapter_edu progress`: what the saved notebooks say, without running them.
 
 A lesson is a line with a mark for each exercise; then comes where to go on. What counts is the code
-in the exercise's cell, and the box that its check showed when the learner ran it last.
+of the exercise, wherever it stands, and the box that its check showed when the learner ran it last:
+the box says which code it judged.
 `pytest --nbval` is the judge: it runs everything afresh.
 """
 
 import json
 import re
-from itertools import pairwise
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from llama_adapter_edu.course.progress import verdicts
-from llama_adapter_edu.course.progress.verdicts import MARKS, Row, check_in
+from llama_adapter_edu.course.progress.exercises import (
+    Check,
+    answer_digest,
+    checks_in,
+    defines,
+    is_open,
+)
+from llama_adapter_edu.course.progress.tables import printable
+from llama_adapter_edu.course.progress.verdicts import MARKS, Row
 
 STUB = re.compile(r"^\s*raise NotImplementedError\s*$", re.M)
 BOX = re.compile(r"\A([✓✗○]) exercise \S+ [\w, ]+: (.*)")
+JUDGED = re.compile(r'data-judged="(\w*)"')
 TITLE = re.compile(r"^# (?:Lesson \d+: )?(.*)", re.M)
 OPEN = "nothing is written yet"
-NOT_RUN = "its check has not been run since the code was written"
+NOT_RUN = "its check has not been run since the code was written or changed"
 
 
 class Lesson(NamedTuple):
@@ -38,13 +49,17 @@ def show_progress(folder: str = "notebooks") -> int:
             f"there is no notebook of the course in {folder}. Say where yours are: "
             "python -m llama_adapter_edu progress FOLDER"
         )
-    wide = max(len(lesson.title) for lesson in lessons)
+    count = Counter(lesson.title for lesson in lessons)
+    titles = [x.title if count[x.title] == 1 else f"{x.title} ({x.path.name})" for x in lessons]
+    wide = max(map(len, titles))
     many = max(len(lesson.rows) for lesson in lessons)
-    for lesson in lessons:
+    lines = []
+    for title, lesson in zip(titles, lessons, strict=True):
         marks = "".join(MARKS[row.status] for row in lesson.rows)
-        print(f"{lesson.title:<{wide}}  {marks:<{many}}  {verdicts.total(lesson.rows)}")
-    print(f"\n{go_on(lessons)}")
-    print(f"This is what was saved. To have it judged afresh: pytest --nbval {folder}")
+        lines.append(f"{title:<{wide}}  {marks:<{many}}  {verdicts.total(lesson.rows)}")
+    lines += ["", go_on(lessons)]
+    lines.append(f"This is what was saved. To have it judged afresh: pytest --nbval {folder}")
+    print(printable("\n".join(lines), sys.stdout.encoding))
     return 0
 
 
@@ -57,38 +72,50 @@ def read_notebook(path: Path) -> Lesson:
 
 
 def _read(path: Path) -> Lesson:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    code = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
-    rows = [
-        _judge(exercise, cells[before], sources[before], cells[here])
-        for before, here in pairwise(code)
-        if (exercise := check_in(sources[here]))
-    ]
-    title = TITLE.search(sources[0]) if rows else None
-    number = int(rows[0].key.split(".")[0]) if rows else 0
-    return Lesson(path, f"{number:02d} {title[1]}" if title else path.stem, rows)
+    cells = json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
+    first = "".join(cells[0]["source"]) if cells else ""
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in code]
+    rows = {}  # where a check stands twice, the last one counts
+    for cell, source in zip(code, sources, strict=True):
+        for check in checks_in(source):
+            rows[check[0]] = _judge(check, code, sources, cell)
+    title = TITLE.search(first) if rows else None
+    number = int(next(iter(rows)).split(".")[0]) if rows else 0
+    return Lesson(path, f"{number:02d} {title[1]}" if title else path.stem, list(rows.values()))
 
 
-def _judge(exercise: tuple[str, str], cell: dict, source: str, check: dict) -> Row:
-    """The row of an exercise from its cell's code and from the box below its check."""
-    row = Row(*exercise, "not judged", NOT_RUN)
-    if STUB.search(source):
+def _judge(check: Check, code: list[dict], sources: list[str], cell: dict) -> Row:
+    """The row of an exercise from its code and from the box below its check."""
+    row = Row(check[0], ", ".join(check[1]), "not judged", NOT_RUN)
+    places = [place for place, source in enumerate(sources) if defines(source, check[1])]
+    nothing = is_open(check, sources)
+    if nothing is None:  # an exercise that the course does not know
+        nothing = any(STUB.search(sources[place]) for place in places)
+    if nothing:
         row.set("not attempted", OPEN)
-    elif (box := _box(check)) and (check.get("execution_count") or 0) >= (
-        cell.get("execution_count") or 0
-    ):
-        status = next(status for status, mark in MARKS.items() if mark == box[1])
-        if status != "not attempted":  # that was before the code was written
-            row.set(status, "" if status == "solved" else box[2])
+    elif box := _box(cell):
+        text, judged = box
+        written = max((code[place].get("execution_count") or 0 for place in places), default=0)
+        in_order = (cell.get("execution_count") or 0) >= written
+        status = next(status for status, mark in MARKS.items() if mark == text[1])
+        valid = judged == answer_digest(check, sources) if judged else in_order
+        if valid and status != "not attempted":
+            row.set(status, "" if status == "solved" else text[2])
     return row
 
 
-def _box(check: dict) -> re.Match | None:
-    """What the check showed to a person. The output that the build stored is no such box."""
+def _box(check: dict) -> tuple[re.Match, str] | None:
+    """What the check showed to a person, and the digest of the code that it judged.
+
+    The output that the build stored is no such box.
+    """
     for output in check.get("outputs", []):
         if output.get("output_type") == "display_data":
-            return BOX.search("".join(output.get("data", {}).get("text/plain", "")))
+            data = output.get("data", {})
+            text = BOX.search("".join(data.get("text/plain", "")))
+            judged = JUDGED.search("".join(data.get("text/html", "")))
+            return (text, judged[1] if judged else "") if text else None
     return None
 
 

@@ -44,6 +44,20 @@ def as_text(lessons: Lessons, width: int) -> str:
     return "\n".join(lines).rstrip()
 
 
+ASCII = {"✓": "+", "✗": "x", "○": "o", "·": "-"}
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """The text as a console of this encoding can show it: some know no ✓."""
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except (UnicodeEncodeError, LookupError):
+        plain = text.translate(str.maketrans(ASCII))
+        return plain.encode("ascii", "replace").decode("ascii")
+
+
 def as_markdown(lessons: Lessons) -> str:
     lines = ["# Progress", ""]
     for notebook, rows in lessons.items():

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_adapter_edu.course.progress.exercises import exercises
+from llama_adapter_edu.course.progress.exercises import Check, checks_in, code_in, exercises
 
 MARKS = {"solved": "✓", "wrong": "✗", "not attempted": "○", "not judged": "?", "broken": "!"}
 IN_EXERCISE = "in exercise"  # a broken cell whose check tells about it
@@ -16,11 +16,19 @@ DEAD = "the kernel died: it ran out of memory, or the cell ended the process"
 DEAD_BEFORE = "the kernel had died in an earlier cell"
 TIMED_OUT = "the cell ran out of time: an endless loop?"
 DIFFERS = "it prints or shows something else than the output stored in the notebook"
+CAUSES = {  # what nbval says of outputs that differ: what it may come from
+    r"Missing output fields.*image/png": (
+        ": its figure is missing. Does a cell of yours choose another backend (matplotlib.use)?"
+    ),
+    r"Unexpected output fields.*(?:stdout|stderr)": (
+        ": there is more text than in the course's run. Is a print left in a function of yours?"
+    ),
+}
+TYPES = "it waits for somebody to type (input()); nobody can, in a run of pytest"
 NO_CHECK = "its check cell is not in this notebook"
+NOT_RUN = "its check did not run: pytest stopped before it, or was told to leave it out"
 
-KEY, NAMES = r"""["']([0-9]{1,3}\.[0-9]{1,3})["']""", r"""((?:\s*,\s*["']\w+["'])+)"""
-CHECK = re.compile(rf"^with check\(\s*{KEY}{NAMES}", re.M)
-VERDICT = re.compile(r"^([✗○]) exercise \d+\.\d+ [\w, ]+: (.*)", re.M)
+VERDICT = re.compile(r"^([✗○]) exercise (\d+\.\d+) [\w, ]+: (.*)", re.M)
 LINE = re.compile(r"^  at  (.*)", re.M)
 CELL_LINE = re.compile(r"^ *Cell In\[\d+\], line (\d+)", re.M)
 ARROW = re.compile(r"^Cell.*\n(?:(?!-+>).*\n)*?-+> *\d+ (.*)", re.M)
@@ -51,36 +59,40 @@ class Row:
         return "\n".join([title, *(f"  at  {line}" for line in self.lines)])
 
 
-def check_in(source: str) -> tuple[str, str] | None:
-    """("1.2", "name, name") of a cell with a check."""
-    found = CHECK.search(source)
-    return found and (found[1], ", ".join(re.findall(r"\w+", found[2])))
-
-
 def judge(
-    exercise: tuple[str, str] | None, position: int, outcome: str, error: BaseException | None
-) -> Row:
-    """The row of a code cell that nbval has run; position counts from 1."""
-    row = Row(*exercise, "solved") if exercise else Row("cell", f"[{position}]", "fine")
+    checks: list[Check], position: int, outcome: str, error: BaseException | None
+) -> list[Row]:
+    """The rows of a code cell that nbval has run: one a check; position counts from 1.
+
+    Where a cell holds several checks, those before the one that failed are solved.
+    """
+    rows = [Row(key, ", ".join(names), "solved") for key, names in checks]
+    rows = rows or [Row("cell", f"[{position}]", "fine")]
     if outcome == "skipped":
-        row.set("not judged", "its cell was skipped")
+        for row in rows:
+            row.set("not judged", "its cell was skipped")
     if outcome != "failed":
-        return row
+        return rows
     trace = ANSI.sub("", str(getattr(error, "inner_traceback", None) or ""))
     verdict = VERDICT.search(trace)
-    if exercise and verdict:
+    failed = next((i for i, row in enumerate(rows) if verdict and row.key == verdict[2]), 0)
+    if checks and verdict:
         status = next(status for status, mark in MARKS.items() if mark == verdict[1])
-        row.set(status, verdict[2], LINE.findall(trace))
+        rows[failed].set(status, verdict[3], LINE.findall(trace))
     else:
         reason = _reason(error, trace)
-        row.set(_status_without_verdict(exercise, reason), reason, _lines(trace))
-    return row
+        rows[failed].set(
+            _status_without_verdict(bool(checks), reason), reason, _lines(error, trace)
+        )
+    for row in rows[failed + 1 :]:
+        row.set("not judged", "the check above it, in the same cell, stopped first")
+    return rows
 
 
-def _status_without_verdict(exercise: tuple[str, str] | None, reason: str) -> str:
+def _status_without_verdict(is_check: bool, reason: str) -> str:
     if reason == DEAD_BEFORE:
         return "not judged"
-    if not exercise:
+    if not is_check:
         return "broken"
     return "wrong" if reason in (DEAD, TIMED_OUT) else "not judged"
 
@@ -93,7 +105,10 @@ def _reason(error: BaseException | None, trace: str) -> str:
     if message.startswith("Timeout"):
         return TIMED_OUT
     if message.startswith("Cell outputs differ"):
-        return DIFFERS
+        causes = (cause for words, cause in CAUSES.items() if re.search(words, trace, re.S))
+        return f"{DIFFERS}{next(causes, '')}"
+    if "StdinNotImplementedError" in trace:
+        return TYPES
     if not lines:
         return message or type(error).__name__
     at = CELL_LINE.search(trace)
@@ -104,9 +119,9 @@ def _reason(error: BaseException | None, trace: str) -> str:
     )
 
 
-def _lines(trace: str) -> list[str]:
+def _lines(error: BaseException | None, trace: str) -> list[str]:
     """The notebook's lines in a traceback, or what nbval says about differing output."""
-    if "mismatch" in trace or "output fields" in trace:
+    if "Cell outputs differ" in str(error):
         return [line.strip() for line in trace.splitlines() if line.strip()][:8]
     return [line.strip() for line in ARROW.findall(trace)]
 
@@ -114,7 +129,7 @@ def _lines(trace: str) -> list[str]:
 def unreadable(path: Path) -> str:
     """Why a notebook cannot be collected, in words."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         return f"{path.name} cannot be opened: {error.strerror}"
     except UnicodeDecodeError:
@@ -126,19 +141,22 @@ def unreadable(path: Path) -> str:
     return f"{path.name} is not a valid notebook. Open it in Jupyter, save it, and try again."
 
 
-def table(rows: list[Row]) -> dict[str, list[Row]]:
-    """{notebook: its rows}: every exercise, those whose check is gone, and broken cells."""
-    lessons: dict[str, list[Row]] = {}
+def table(rows: list[Row], folder: Path = Path()) -> dict[str, list[Row]]:
+    """{notebook: its rows}: one an exercise, also of those that were not run, and broken cells.
+
+    Where a check stands twice in a notebook, its last run counts. `folder` holds the notebooks.
+    """
+    lessons: dict[str, dict[tuple, Row]] = {}
     for row in sorted(rows, key=lambda row: row.notebook):
         if row.is_exercise or row.status == "broken":
-            lessons.setdefault(row.notebook, []).append(row)
+            lessons.setdefault(row.notebook, {})[row.key, "" if row.is_exercise else row.name] = row
     for notebook, found in lessons.items():
-        known = {row.key for row in found}
-        for key, name in _exercises_of(found).items():
-            if key not in known:
-                found.append(Row(key, name, "not judged", NO_CHECK, [], notebook))
-        found.sort(key=_order)
-    return lessons
+        there = {key for source in code_in(folder / notebook) for key, _ in checks_in(source)}
+        for key, name in _exercises_of(list(found.values())).items():
+            if (key, "") not in found:
+                reason = NOT_RUN if key in there else NO_CHECK
+                found[key, ""] = Row(key, name, "not judged", reason, [], notebook)
+    return {notebook: sorted(found.values(), key=_order) for notebook, found in lessons.items()}
 
 
 def _order(row: Row) -> tuple:

@@ -6,7 +6,10 @@ Generated from solutions/00_start_here.py by tools/build.py; edit that file, not
 # fmt: off
 
 EXERCISES = {'0.1': 'adapter_size'}
-CHECKS = {'0.1': '7e5bcfb6dba1'}
+STUBS = {'0.1': '4a41cb3258fc'}
+GIVEN = ('commands', 'config', 'letter', 'llama_7b', 'model', 'one_layer', 'ours', 'parameter', 'size', 'sizes', 'tokenizer', 'total')
+CELLS = ('f4a19fe4029b', 'e5773a090802', '92687e040a18', '227e8dfac445', 'e5c62602e0c5', 'd033bab5fe77', '40ee5a0ea016', '74a77816c1c0')
+CHECKS = {'0.1': '@check(\n    "0.1",\n    "adapter_size",\n    adapter_len=[2, 10],\n    adapter_layers=[3, 30],\n    model_width=[5, 576],\n    n_heads=[4, 9],\n)\ndef _(adapter_len, adapter_layers, model_width, n_heads):\n    mine = adapter_size(\n        adapter_len=adapter_len,\n        adapter_layers=adapter_layers,\n        model_width=model_width,\n        n_heads=n_heads,\n    )\n    prompts, gates = torch.zeros(adapter_len, model_width).numel(), torch.zeros(n_heads).numel()\n    right = sum(prompts + gates for _ in range(adapter_layers))\n    mistakes = {\n        "the gates are missing: add one a head in each layer": adapter_layers * prompts,\n        "each head has a gate of its own: add n_heads a layer, not 1": adapter_layers\n        * (prompts + 1),\n        "every layer has its own gates: multiply them by adapter_layers, too": adapter_layers\n        * prompts\n        + gates,\n        "every layer has its own prompts: multiply them by adapter_layers, too": prompts\n        + adapter_layers * gates,\n        "this is one layer: multiply by adapter_layers": prompts + gates,\n        "a layer\'s gates stand beside its prompts: add them, do not multiply": adapter_layers\n        * prompts\n        * gates,\n        "every prompt has model_width numbers: multiply them, do not add": adapter_layers\n        * (adapter_len + model_width + n_heads),\n        "the prompts are missing: each has model_width numbers": adapter_layers * gates,\n        "this is the size in bytes; count the numbers": 4 * right,\n    }\n    assert_close(mine, right, mistakes=mistakes)'}
 
 
 def adapter_size(adapter_len: int, adapter_layers: int, model_width: int, n_heads: int) -> int:

@@ -51,13 +51,15 @@ def split_heads(x: Float[Tensor, "b s hd"], n_heads: int) -> Float[Tensor, "b h 
 
 
 # %% tags=["check"]
-with check("90.1", "split_heads"):
+@check("90.1", "split_heads")
+def _():
     x = torch.randn(2, 5, 12)
     heads = split_heads(x, n_heads=3)
     assert_shape(heads, "b h s d", b=2, h=3, s=5, d=4)
     every_third = rearrange(x, "b s (d h) -> b h s d", h=3)
     right = torch.stack([x[:, :, 4 * h : 4 * h + 4] for h in range(3)], dim=1)
     assert_close(heads, right, "b h s d", mistakes={"write (h d), not (d h)": every_third})
+
 
 # %% [raw] tags=["wrong"] says="heads and positions look swapped"
 """
@@ -135,10 +137,12 @@ def halve(x: Tensor) -> Tensor:
 
 
 # %% tags=["check"]
-with check("90.2", "double", "halve"):
+@check("90.2", "double", "halve")
+def _():
     x = torch.randn(3, 4)
     assert_close(double(x), x + x, "s d", what="double")
     assert_close(halve(double(x)), x, "s d", what="halve")
+
 
 # %% [raw] tags=["wrong"] says="double: all values are 1.5 times the expected ones"
 """
@@ -215,12 +219,14 @@ class Gate(nn.Module):
 
 
 # %% tags=["check"]
-with check("90.3", "Gate"):
+@check("90.3", "Gate")
+def _():
     gate = Gate(3)
     x = torch.randn(2, 5, 12)
     assert_close(gate(x), torch.zeros(2, 3, 5, 4), "b h s d")
     nn.init.ones_(gate.gate)
     assert_close(gate(x)[:, 2], 0.7615942 * x[:, :, 8:], "b s d", what="the last head, opened")
+
 
 # %% [raw] tags=["wrong"] says="values differ; the first at (b=0, h=0, s=0, d=0)"
 """

@@ -40,9 +40,11 @@ def add_one(n: int) -> int:
 
 
 # %% tags=["check"]
-with check("91.1", "add_one"):
+@check("91.1", "add_one")
+def _():
     assert add_one(1) == 2
     assert add_one(-1) == 0, "add_one(-1) is 0"
+
 
 # %% [raw] tags=["wrong"] says="this does not hold: assert add_one(1) == 2"
 """

@@ -47,7 +47,6 @@ class Rows:
         dataset: Iterable[Mapping[str, Any]],
         pad_token_id: int,
         device: torch.device,
-        *,
         wanted: int | None = None,
         n_tokens: int | None = None,
     ) -> None:

@@ -1,0 +1,23 @@
+"""Skip each test that starts a Jupyter kernel or opens the course's Llama, when it does."""
+
+import os
+import sys
+
+import pytest
+
+from llama_adapter_edu.base_models.course_llama import CONVERTED, cache_folder
+
+KERNELS = {"--nbval", "ipykernel_launcher", "build.py"}
+
+
+def skip_at_kernels_and_the_llama() -> None:
+    """From now on, in this process. No list of tests to keep: what a test does decides."""
+    llama = str(cache_folder() / CONVERTED) + os.sep
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event == "open" and str(arguments[0]).startswith(llama):
+            pytest.skip("opens the course's Llama: make test")
+        if event == "subprocess.Popen" and KERNELS & {*map(os.path.basename, arguments[1])}:
+            pytest.skip("starts a Jupyter kernel: make test")
+
+    sys.addaudithook(watch)
