@@ -197,8 +197,9 @@ def spreading(options) -> str:
 
 def launch(options, gpus: int, bases: list[str]) -> None:
     """The runs of so many GPUs, each in a process of its own; a device map takes one for all."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "1" if bases == ["map"] else str(gpus)]
+    command = [sys.executable]
+    if bases != ["map"]:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(gpus)]
     command += ["-m", "benchmarks.several_gpus", "--work", "--gpus", str(gpus), "--bases", *bases]
     command += ["--ways", *options.ways, "--shape", options.shape, "--output", str(options.output)]
     for name in ("rows", "length", "steps", "warm_up", "prefetch"):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from llama_adapter_edu.adapters.choice import use_adapter
 from llama_adapter_edu.base_models.load import load_llama
 from llama_adapter_edu.data.encoding import encode_prompt
+from llama_adapter_edu.data.evaluate import ending_tokens
 from llama_adapter_edu.files.save_load import load_adapter
 
 
@@ -75,5 +76,6 @@ def answer(
             attention_mask=torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=max_new_tokens,
+            eos_token_id=ending_tokens(model, tokenizer),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         )

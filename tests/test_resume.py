@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, cpu_offload
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_run import run_in_process, run_with_limits, tiny_model, tiny_rows, tiny_run
@@ -21,7 +21,7 @@ from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_a
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.training import resume as folder_module
 from llama_adapter_edu.training.interrupts import caught_interrupts
-from llama_adapter_edu.training.resume import ResumeFolder
+from llama_adapter_edu.training.resume import resume_folder
 from llama_adapter_edu.training.state import ResumeError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
@@ -171,6 +171,19 @@ def test_another_run_is_refused_and_nothing_changes(tmp_path, change, words):
     assert all(map(torch.equal, parameters, model.parameters()))
 
 
+def test_an_offloaded_base_is_the_same_base_and_trains_alike(tmp_path):
+    def offloaded():
+        model = cpu_offload(tiny_model(adapter=False), execution_device="cpu")
+        assert model.lm_head.weight.is_meta
+        return add_adaption_prompts(model, AdaptionPromptConfig(5, 2))
+
+    whole, _ = tiny_run()
+    assert tiny_run(model=offloaded())[0].losses == whole.losses
+    with pytest.raises(FloatingPointError):
+        tiny_run(tmp_path / "half", model=poisoned(tiny_model(), at_call=4))
+    assert tiny_run(tmp_path / "half", model=offloaded())[0].losses == whole.losses
+
+
 def test_another_micro_batch_size_may_go_on(tmp_path):
     tiny_run(tmp_path)
     assert len(tiny_run(tmp_path, micro_batch_size=2)[0].losses) == 6
@@ -233,7 +246,7 @@ def test_a_changed_setting_in_the_header_reads_like_another_run(tmp_path):
 def test_two_runs_in_one_folder(tmp_path):
     accelerator = Accelerator(cpu=True)
     with (
-        ResumeFolder(tmp_path, {}, accelerator),
+        resume_folder(tmp_path, {}, accelerator),
         pytest.raises(ResumeError, match="another run is working"),
     ):
         tiny_run(tmp_path)

@@ -54,13 +54,6 @@ def test_packed_rows_train_as_their_examples_would(size):
     assert first_loss(by_others, **settings) == pytest.approx(alone(labelled), abs=1e-5)
 
 
-def test_packed_rows_and_flash_attention_of_many_rows_are_refused(monkeypatch):
-    model = tiny_model()
-    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
-    with pytest.raises(ValueError, match="one row: set micro_batch_size=1"):
-        tiny_run(model=model, rows=pack(list(tiny_rows()), 24))
-
-
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_rows_without_labels_and_of_one_token_change_nothing_in_micro_batches(size):
     rows = list(tiny_rows(n=7))

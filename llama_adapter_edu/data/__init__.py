@@ -9,4 +9,3 @@ from .encoding import encode_dataset as encode_dataset
 from .encoding import format_prompt as format_prompt
 from .evaluate import exact_match as exact_match
 from .evaluate import generate_answers as generate_answers
-from .instructions import load_instructions as load_instructions

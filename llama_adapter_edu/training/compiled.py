@@ -15,12 +15,9 @@ def compiled_layers(model: nn.Module, **options) -> Iterator[LossSum]:
     """Inside, the decoder's layers run compiled; yields `cross_entropy_sum`, compiled too.
 
     The first batches wait for the compiler. There are three kinds of layers: below the prompts, the
-    lowest with prompts, which needs no gradient of its input, and those above. Each kind is
-    compiled once for all its layers, and once more, for any size, when rows of another length or
-    another number of rows come.
-
-    Args:
-        options: of torch.compile, as `fullgraph=True`.
+    lowest with prompts, which needs no gradient of its input, and those above. Each is compiled
+    once, and once more, for any size, when rows of another length or number come. `options` are
+    those of torch.compile.
     """
     layers = list(decoder_of(model).layers)
     own = [vars(layer).get("forward") for layer in layers]  # accelerate puts one there, for devices
@@ -31,9 +28,7 @@ def compiled_layers(model: nn.Module, **options) -> Iterator[LossSum]:
             yield loss_sum
     finally:
         for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+            vars(layer).pop("forward") if forward is None else vars(layer).update(forward=forward)
 
 
 def compile_layers(model: nn.Module, **options) -> LossSum:

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapters.inspect import gate_openings
 from llama_adapter_edu.data.token_rows import Rows
+from llama_adapter_edu.training import resume
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.config import (
     TrainingConfig,
@@ -36,7 +37,6 @@ from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possi
 from llama_adapter_edu.training.interrupts import caught_interrupts
 from llama_adapter_edu.training.loss import cross_entropy_sum
 from llama_adapter_edu.training.processes import check_same, sum_over_processes
-from llama_adapter_edu.training.resume import ResumeFolder
 from llama_adapter_edu.training.state import History, Trained, about_model
 from llama_adapter_edu.training.step import Gradients, check_gradients
 
@@ -95,7 +95,6 @@ def finetune(
     n_tokens = getattr(model.get_input_embeddings(), "num_embeddings", None)
     wanted = config.steps * config.batch_size
     rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
-    _check_packed(model, rows, config)
     if cuda_graphs:
         check_possible(accelerator, config, rows.packed)
     about = {"data": rows.fingerprint, **asdict(config)}
@@ -110,18 +109,24 @@ def finetune(
         about |= about_model(model, accelerator)
 
     with (
-        ResumeFolder(resume_folder, about, accelerator) as saved,
+        resume.resume_folder(resume_folder, about, accelerator) as saved,
         _training(model, accelerator),
         caught_interrupts(resume_folder is not None) as interrupted,
         compiled_layers(model) if compile_layers else nullcontext(cross_entropy_sum) as loss_sum,
     ):
         history = saved.load(trained)
-        gradients = Gradients(model, rows, accelerator, config.micro_batch_size, loss_sum)
+        # Flash attention keeps packed examples apart only in a batch of one row.
+        one_by_one = rows.packed and "flash" in str(model.config._attn_implementation)
+        size = 1 if one_by_one else config.micro_batch_size
+        gradients = Gradients(model, rows, accelerator, size, loss_sum)
         if cuda_graphs:
             graphs = GraphedGradients(model, tokenizer.pad_token_id, loss_sum)
             gradients = lambda numbers: graphs(rows.batch(numbers), rows.n_labelled(numbers))  # noqa: E731
         batches = training_batches(rows.lengths, config)
-        for step in _bar(history, config, shown=progress and accelerator.is_main_process):
+        done, hidden = len(history.losses), not (progress and accelerator.is_main_process)
+        bar = {"initial": done, "total": config.steps, "unit": "step", "disable": hidden}
+        steps = tqdm(range(done, config.steps), "fine-tuning", **bar)
+        for step in steps:
             # Drawn anew for each step: a resumed run needs no memory of earlier random numbers.
             torch.manual_seed(config.seed + step + accelerator.process_index)
             part, stop = gradients(batches[step]), interrupted()
@@ -135,6 +140,7 @@ def finetune(
                 ) from None
             history.losses.append(loss)
             history.gates.append(gate_openings(model))
+            steps.set_postfix(loss=f"{loss:.3f}")
             if stop or (step + 1) % save_every == 0 or step + 1 == config.steps:
                 where = saved.save(trained, history)
             if stop:
@@ -153,13 +159,10 @@ def _update(
     config: TrainingConfig,
     accelerator: Accelerator,
 ) -> tuple[float, bool]:
-    """Sum gradients over all processes and take AdamW's step.
+    """Sum gradients over all processes and take AdamW's step, unless they are not finite.
 
     Returns:
         the mean loss over the labelled tokens of all processes, and whether one of them must stop.
-
-    Raises:
-        FloatingPointError: loss or gradients are not finite; nothing was changed.
     """
     model, optimizer, scaler = trained
     check_gradients(model)
@@ -197,15 +200,6 @@ def _check(accelerator: Accelerator, every: int) -> None:
         )
 
 
-def _check_packed(model: PreTrainedModel, rows: Rows, config: TrainingConfig) -> None:
-    attention = str(model.config._attn_implementation)
-    if rows.packed and "flash" in attention and config.micro_batch_size != 1:
-        raise ValueError(
-            f"{attention} keeps packed examples apart only in a batch of one row: set "
-            "micro_batch_size=1, or load the model with attn_implementation='sdpa'."
-        )
-
-
 @contextmanager
 def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None]:
     """Inside, the model trains on the accelerator's device, and random numbers are our own."""
@@ -220,15 +214,3 @@ def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None
             yield
     finally:
         model.train(was_training)
-
-
-def _bar(history: History, config: TrainingConfig, *, shown: bool) -> Iterator[int]:
-    """The numbers of the steps to do, with a progress bar that shows the newest loss."""
-    done = len(history.losses)
-    with tqdm(
-        total=config.steps, initial=done, desc="fine-tuning", unit="step", disable=not shown
-    ) as bar:
-        for step in range(done, config.steps):
-            yield step
-            bar.update()
-            bar.set_postfix(loss=f"{history.losses[-1]:.3f}")

@@ -17,37 +17,6 @@ LossSum = Callable[[Float[Tensor, "n v"], Int[Tensor, "n"]], Float[Tensor, ""]]
 CHUNK = 1024  # positions: 200 MB of float32 logits with a vocabulary of 49,152
 
 
-def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
-    """How many of the last columns of a batch hold all its labels, at least 1.
-
-    The first column never counts: nothing comes before a row's first token to predict it.
-    """
-    labelled = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()
-    return labels.shape[1] - 1 - int(labelled[0]) if len(labelled) else 1
-
-
-def columns_loss_sum(
-    model: nn.Module, batch: dict[str, Tensor], n_columns: int, loss_sum: LossSum | None = None
-) -> Float[Tensor, ""]:
-    """Sum of the cross entropy (nats) over the labelled tokens in the last `n_columns` columns.
-
-    Logits are computed for these alone: the vocabulary is wide, and most of an instruction's
-    positions teach nothing. `loss_sum` is `cross_entropy_sum`, or that compiled.
-    """
-    labels: Int[Tensor, "b s"] = batch["labels"]
-    # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
-    # the slice that a plain number stands for does not, and a CPU is then several times slower.
-    # An index on the CPU fits a last layer on any device, where a device map has spread the model.
-    device = "cpu" if hasattr(model, "hf_device_map") else labels.device
-    predicting = torch.arange(labels.shape[1], device=device)[-n_columns - 1 : -1]
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
-    labels = labels[:, 1:][:, -n_columns:].to(logits.device)
-    return (loss_sum or cross_entropy_sum)(
-        rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)")
-    )
-
-
 def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """Sum of the cross entropy (nats) of n positions, in float32.
 
@@ -65,8 +34,40 @@ def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) ->
     return torch.stack([again(*chunk) for chunk in chunks]).sum()
 
 
+def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
+    """How many of the last columns of a batch hold all its labels, at least 1.
+
+    The first column never counts: nothing comes before a row's first token to predict it.
+    """
+    labelled = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()
+    return labels.shape[1] - 1 - int(labelled[0]) if len(labelled) else 1
+
+
+def columns_loss_sum(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    n_columns: int,
+    loss_sum: LossSum = cross_entropy_sum,
+) -> Float[Tensor, ""]:
+    """Sum of the cross entropy (nats) over the labelled tokens in the last `n_columns` columns.
+
+    Logits are computed for these alone: the vocabulary is wide, and most of an instruction's
+    positions teach nothing. `loss_sum` is `cross_entropy_sum`, or that compiled.
+    """
+    labels: Int[Tensor, "b s"] = batch["labels"]
+    # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
+    # the slice that a plain number stands for does not, and a CPU is then several times slower.
+    # An index on the CPU fits a last layer on any device, where a device map has spread the model.
+    device = "cpu" if hasattr(model, "hf_device_map") else labels.device
+    predicting = torch.arange(labels.shape[1], device=device)[-n_columns - 1 : -1]
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
+    labels = labels[:, 1:][:, -n_columns:].to(logits.device)
+    return loss_sum(rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)"))
+
+
 def answer_loss_sum(
-    model: nn.Module, batch: dict[str, Tensor], loss_sum: LossSum | None = None
+    model: nn.Module, batch: dict[str, Tensor], loss_sum: LossSum = cross_entropy_sum
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Sum of the cross entropy (nats) over the labelled tokens of a batch, and their number."""
     labels: Int[Tensor, "b s"] = batch["labels"]
@@ -75,7 +76,7 @@ def answer_loss_sum(
 
 
 def answer_loss(
-    model: PreTrainedModel, batch: dict[str, Tensor], loss_sum: LossSum | None = None
+    model: PreTrainedModel, batch: dict[str, Tensor], loss_sum: LossSum = cross_entropy_sum
 ) -> Float[Tensor, ""]:
     """Mean cross entropy (nats per token) over the labelled tokens of a batch.
 

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 def sum_over_processes(
     parameters: Sequence[nn.Parameter], numbers: Float[Tensor, "n"], accelerator: Accelerator
 ) -> Float[Tensor, "n"]:
-    """Add up gradients, in place, and some numbers: the sums are the same in every process."""
+    """Add up gradients, in place, and some numbers. All processes have the same sums."""
     if accelerator.num_processes == 1:
         return numbers
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -32,7 +32,7 @@ def sum_over_processes(
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises in process 0, in every process. The others do not call it."""
+    """What `work` returns or raises in the main process, in every process."""
     result, error = None, None
     if accelerator.is_main_process:
         try:

@@ -12,7 +12,9 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,35 +37,17 @@ STEP = re.compile(r"step-\d{6,}")
 KEPT = 2
 
 
+@dataclass
 class ResumeFolder:
-    """The checkpoints of one run. Use it in a `with` block; a folder of None keeps nothing.
+    """The checkpoints of one run; a folder of None keeps nothing.
 
     Only the main process looks into the folder. The others, which may run on machines without it,
-    are told what it holds.
-
-    Args:
-        about: settings, data and model of the run, plain values by name. A run only goes on where
-            they are the same.
-
-    Raises (on entering):
-        ResumeError: another run works in the folder.
-        OSError: it cannot be written.
+    are told what it holds. `about`: settings, data and model of the run, plain values by name.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike | None, about: dict, accelerator: Accelerator
-    ) -> None:
-        self.folder = None if folder is None else Path(folder)
-        self.about, self.accelerator = about, accelerator
-        self._held = ExitStack()
-
-    def __enter__(self) -> "ResumeFolder":
-        if self.folder is not None:
-            on_main_process(self.accelerator, self._hold)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._held.close()
+    folder: Path | None
+    about: dict
+    accelerator: Accelerator
 
     def load(self, trained: Trained) -> History:
         """Put the newest checkpoint into place; without one, all begin as the main process does.
@@ -88,11 +72,6 @@ class ResumeFolder:
         path = self.folder / f"step-{len(history.losses):06d}"
         on_main_process(self.accelerator, lambda: self._write(path, trained, history))
         return f"The state is saved in {path}."
-
-    def _hold(self) -> None:
-        self._held.callback(_lock(self.folder).release)
-        for leftover in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(leftover)
 
     def _newest(self) -> dict[str, Tensor] | None:
         *earlier, newest = [None, *self._checkpoints()]
@@ -135,9 +114,29 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _lock(folder: Path) -> FileLock:
-    """The lock of the folder, held. The folder is made if need be."""
-    lock = FileLock(folder / LOCK, timeout=0)
+@contextmanager
+def resume_folder(
+    folder: str | os.PathLike | None, about: dict, accelerator: Accelerator
+) -> Iterator[ResumeFolder]:
+    """The folder, made if need be, held by this run alone inside the `with` block.
+
+    Raises:
+        ResumeError: another run works in it.
+        OSError: it cannot be written.
+    """
+    if folder is None:
+        yield ResumeFolder(None, about, accelerator)
+        return
+    path = Path(folder)
+    lock = FileLock(path / LOCK, timeout=0)
+    on_main_process(accelerator, lambda: _hold(path, lock))
+    try:
+        yield ResumeFolder(path, about, accelerator)
+    finally:
+        lock.release()
+
+
+def _hold(folder: Path, lock: FileLock) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -147,7 +146,8 @@ def _lock(folder: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise _cannot_write(folder, error) from error
-    return lock
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
 
 
 def _cannot_write(path: Path, error: OSError) -> OSError:

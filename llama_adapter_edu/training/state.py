@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import align_module_device
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -26,11 +25,10 @@ from torch import Tensor, nn
 
 from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.manage import adapter_configs
+from llama_adapter_edu.base_models.fingerprint import base_fingerprint
 from llama_adapter_edu.files.save_load import save_adapter
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 
 FORMAT, FILE = "llama_adapter_edu/run/2", "state.safetensors"
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class ResumeError(ValueError):
@@ -133,28 +131,6 @@ def about_model(model: nn.Module, accelerator: Accelerator) -> dict:
         **(asdict(adapter_configs(model)[name]) if name is not None else {}),
         "base": base_fingerprint(model, accelerator),
     }
-
-
-def base_fingerprint(model: nn.Module, accelerator: Accelerator) -> str:
-    """Changes with any frozen weight; the same if the base is whole, spread, or offloaded.
-
-    For each weight, the sum of its bits, read as whole numbers: exact in any order.
-    """
-    sums = []
-    for module in model.modules():
-        with align_module_device(module):  # offloaded weights come here and go again
-            # Of buffers, the whole numbers: quantised weights. Others are computed, and rounded.
-            weights = [p for p in module.parameters(recurse=False) if not p.requires_grad]
-            weights += [b for b in module.buffers(recurse=False) if not b.is_floating_point()]
-            for weight in weights if not isinstance(module, AdaptionPrompt) else []:
-                spread = hasattr(weight, "to_local")
-                counts = spread or accelerator.is_main_process
-                local = (weight.to_local() if spread else weight).detach().contiguous()
-                bits = local.view(INTEGERS[weight.element_size()]).flatten().split(2**26)
-                parts = [int(part.sum(dtype=torch.int64)) for part in bits] if counts else []
-                sums.append(sum(parts))
-    total = accelerator.reduce(torch.tensor(sums, dtype=torch.int64, device=accelerator.device))
-    return hashlib.sha256(repr(total.tolist()).encode()).hexdigest()[:16]
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -53,11 +53,7 @@ class Gradients:
     loss_sum: LossSum = cross_entropy_sum
 
     def __call__(self, numbers: Sequence[int]) -> Float[Tensor, ""]:
-        """Learn from the rows of these numbers.
-
-        Returns:
-            this process's part of the step's mean loss: the parts of all processes sum to it, as
-            the gradients do.
+        """This process's part of the step's mean loss: all parts sum to it, as gradients do.
 
         Raises:
             ValueError: no token of these rows has a label.
@@ -91,11 +87,10 @@ class Gradients:
     def _halve(self, numbers: Sequence[int], reason: str) -> None:
         share = -(-len(numbers) // self.accelerator.num_processes)
         size = min(self.micro_batch_size or share, share)
+        advice = "Not even one row fits: take shorter rows, fewer adapter_layers, a 16-bit base."
         if self.accelerator.num_processes > 1:
             advice = f"Set micro_batch_size to less than the {size} rows of now."
-            raise torch.OutOfMemoryError(f"{reason} {advice}")
-        if size == 1:
-            advice = "Not even one row fits: take shorter rows, fewer adapter_layers, a 16-bit base"
+        if size == 1 or self.accelerator.num_processes > 1:
             raise torch.OutOfMemoryError(f"{reason} {advice}")
         for parameter in self.model.parameters():
             parameter.grad = None
