@@ -17,7 +17,7 @@ from llama_adapter_edu.data.evaluate import (
     generate_answers,
     longest_answer,
 )
-from llama_adapter_edu.training.loop import answer_loss
+from llama_adapter_edu.training.loss import answer_loss
 
 SHOWN, WIDTH = 5, 88  # answers that are printed, and letters of each
 SHORT = 64  # tokens. Longer answers are not compared: no two of them are the same to the letter
