@@ -26,6 +26,7 @@ from tools import names  # noqa: E402
 from tools.lesson import Exercise, Lesson  # noqa: E402
 from tools.master import read_lesson  # noqa: E402
 from tools.mutants import mutants  # noqa: E402
+from tools.regions import own_lines  # noqa: E402
 
 SECONDS = 20  # after which a mutant counts as endless
 EQUAL = ROOT / "solutions" / "equal_mutants"
@@ -106,7 +107,8 @@ def judge_exercise(
     """Counts of an exercise's mutants, those that its check accepts, and the equal ones."""
     found = {"mutants": 0, "rejected": 0, "raw": 0, "equal": {}, "survivors": []}
     values = {name for name, value in notebook.items() if not callable(value)}
-    for what, source in mutants(lesson.solution(exercise), exercise.names, values):
+    solution, own = lesson.solution(exercise), own_lines(lesson.cells[exercise.code].source)
+    for what, source in mutants(solution, exercise.names, values, own):
         try:
             said = verdict(lesson.cells[exercise.check].source, source, exercise, notebook)
         except Exception:  # no answer at all: the cell itself stops

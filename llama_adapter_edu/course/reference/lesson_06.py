@@ -6,8 +6,8 @@ Generated from solutions/06_into_a_real_llama.py by tools/build.py; edit that fi
 # fmt: off
 
 EXERCISES = {'6.1': 'top_layers', '6.2': 'freeze_all_but_prompts', '6.3': 'sdpa_with_prompts', '6.4': 'attach', '6.5': 'count_parameters', '6.6': 'save_prompts, load_prompts'}
-CHECKS = {'6.1': '1dfbcb50c332', '6.2': 'fb0732f943cc', '6.3': '45c47cfd63b9', '6.4': 'b5cabd6681fb', '6.5': '63823eef2162', '6.6': '4000ad89b7f8'}
-STUBS = {'6.1': '82ff37861989', '6.2': '8d680844b94f', '6.3': 'fd01a8621806', '6.4': 'ecc4c412fad0', '6.5': '6281341bbc1f', '6.6': 'dc16d7596b1d'}
+CHECKS = {'6.1': 'e34111d945ad', '6.2': 'c86184436e34', '6.3': '62847bf7d503', '6.4': 'a9f72317726a', '6.5': '628e844e806c', '6.6': 'beced4b36c48'}
+STUBS = {'6.1': '82ff37861989', '6.2': '8d680844b94f', '6.3': 'fd01a8621806', '6.4': '00d84b6f818c', '6.5': '6281341bbc1f', '6.6': 'dc16d7596b1d'}
 GIVEN = ('_', 'adapted', 'added', 'after', 'answer', 'attention', 'ax', 'bare', 'batch', 'batches', 'biased', 'by_head', 'by_word', 'cached', 'choices', 'chosen', 'column', 'cos', 'count', 'difference', 'expected', 'extra', 'favourites', 'file', 'folder', 'greedy', 'has_peft', 'head_dim', 'heads', 'hidden', 'hook', 'i', 'implementation', 'key', 'largest', 'layer', 'layers', 'left', 'llama', 'llama_7b', 'loss', 'losses', 'mine', 'model', 'my_file', 'name', 'names', 'nothing', 'number', 'numbers', 'o_proj', 'opening', 'openings', 'optimizer', 'other', 'output', 'p', 'parameter', 'position', 'projections', 'prompt', 'prompt_key', 'prompt_value', 'query', 'question', 'recomputed', 'right', 'row', 'rows', 'same', 'saved', 'seen', 'settings', 'shape', 'short', 'sin', 'sizes', 'slots', 'sums', 'texts', 'theirs', 'theta', 'token', 'tokenizer', 'total', 'trainable', 'two_texts', 'unseen', 'value', 'weights', 'widest', 'words', 'wrong', 'x', 'yours')
 
 from collections.abc import Sequence
@@ -75,8 +75,12 @@ def sdpa_with_prompts(
 def attach(model: LlamaForCausalLM, adapter_layers: int, adapter_len: int = 10) -> None:
     """Add prompts (p m) and gates (h) to the topmost `adapter_layers` layers, in place.
 
-    Only they train afterwards. Their gates are zero: the model computes what it did before.
+    Only they train afterwards. Their gates are zero: the model computes what it did before. Prompts
+    of an earlier call are taken off.
     """
+    for layer in model.model.layers:  # prompts of an earlier call would go on training
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     width, n_heads = model.config.hidden_size, model.config.num_attention_heads
     for layer in top_layers(model.model.layers, adapter_layers):
         prompt = AdaptionPrompt(adapter_len, width, n_heads, device=model.device)
