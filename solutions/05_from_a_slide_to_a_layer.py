@@ -1045,10 +1045,9 @@ def _(p, m, d):
     x = torch.randn(3, 5, m)
     frozen, query = biased(x)
     gate, prompts = layer.adaption_gate, layer.prompt_embedding.weight
-    key, value = biased.key_layer(prompts), biased.value_layer(prompts)
     o, bias = biased.output_layer.weight, biased.output_layer.bias
 
-    def attended(query, key, value):
+    def attended(key, value):
         read = []
         for h in range(9):
             g = slice(d * (h // 3), d * (h // 3) + d)
@@ -1059,7 +1058,7 @@ def _(p, m, d):
     def side_by_side(opening, heads):
         return torch.cat([opening[h] * heads[:, h] for h in range(9)], dim=-1)
 
-    heads = attended(query, key, value)
+    heads = attended(biased.key_layer(prompts), biased.value_layer(prompts))
     open_to_one = side_by_side(torch.ones(9), heads)
 
     # Closed gates: the base, bit for bit.
@@ -1085,10 +1084,12 @@ def _(p, m, d):
 
     # Open gates.
     layer = open_gates(layer)
-    opening = gate.tanh()
+    nn.init.normal_(prompts)  # training has changed them
+    key, value = biased.key_layer(prompts), biased.value_layer(prompts)
+    heads, opening = attended(key, value), gate.tanh()
     added = side_by_side(opening, heads)
     scrambled = (rearrange(opening, "h -> h 1 1") * heads).reshape(3, 5, 9 * d)
-    swapped = side_by_side(opening, attended(query, value, key))
+    swapped = side_by_side(opening, attended(value, key))
     right = frozen + F.linear(added, o)
     mistakes = {
         "the prompts add nothing: add their part to the base's output": frozen,
@@ -1108,7 +1109,7 @@ def _(p, m, d):
         mistakes |= {not_projected: frozen + added, turned: frozen + added @ o}
     output = layer(x)[0]
     assert_close(output, right, "b s m", tol=1e-4, mistakes=mistakes, what="the output")
-    assert_gradients(call, x[:1, :2], prompts, gate, tol=0.002)
+    assert_gradients(call, 3 * x[:1, :2], prompts, gate, tol=0.002)
 
     # kwargs: with a cache the words come in two parts.
     cache = KeyValueCache()

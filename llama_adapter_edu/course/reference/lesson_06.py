@@ -6,7 +6,7 @@ Generated from solutions/06_into_a_real_llama.py by tools/build.py; edit that fi
 # fmt: off
 
 EXERCISES = {'6.1': 'top_layers', '6.2': 'freeze_all_but_prompts', '6.3': 'sdpa_with_prompts', '6.4': 'attach', '6.5': 'count_parameters', '6.6': 'save_prompts, load_prompts'}
-CHECKS = {'6.1': 'e34111d945ad', '6.2': 'c86184436e34', '6.3': '62847bf7d503', '6.4': 'a9f72317726a', '6.5': '628e844e806c', '6.6': 'beced4b36c48'}
+CHECKS = {'6.1': '86b413198839', '6.2': 'c86184436e34', '6.3': '5a56d85d3fb5', '6.4': '11958f6ce50d', '6.5': '628e844e806c', '6.6': 'beced4b36c48'}
 STUBS = {'6.1': '82ff37861989', '6.2': '8d680844b94f', '6.3': 'fd01a8621806', '6.4': '00d84b6f818c', '6.5': '6281341bbc1f', '6.6': 'dc16d7596b1d'}
 GIVEN = ('_', 'adapted', 'added', 'after', 'answer', 'attention', 'ax', 'bare', 'batch', 'batches', 'biased', 'by_head', 'by_word', 'cached', 'choices', 'chosen', 'column', 'cos', 'count', 'difference', 'expected', 'extra', 'favourites', 'file', 'folder', 'greedy', 'has_peft', 'head_dim', 'heads', 'hidden', 'hook', 'i', 'implementation', 'key', 'largest', 'layer', 'layers', 'left', 'llama', 'llama_7b', 'loss', 'losses', 'mine', 'model', 'my_file', 'name', 'names', 'nothing', 'number', 'numbers', 'o_proj', 'opening', 'openings', 'optimizer', 'other', 'output', 'p', 'parameter', 'position', 'projections', 'prompt', 'prompt_key', 'prompt_value', 'query', 'question', 'recomputed', 'right', 'row', 'rows', 'same', 'saved', 'seen', 'settings', 'shape', 'short', 'sin', 'sizes', 'slots', 'sums', 'texts', 'theirs', 'theta', 'token', 'tokenizer', 'total', 'trainable', 'two_texts', 'unseen', 'value', 'weights', 'widest', 'words', 'wrong', 'x', 'yours')
 
