@@ -1109,7 +1109,12 @@ def _(p, m, d):
         mistakes |= {not_projected: frozen + added, turned: frozen + added @ o}
     output = layer(x)[0]
     assert_close(output, right, "b s m", tol=1e-4, mistakes=mistakes, what="the output")
-    assert_gradients(call, 3 * x[:1, :2], prompts, gate, tol=0.002)
+    assert_gradients(call, x[:1, :2], prompts, gate, tol=0.002)
+
+    def of_prompts(hidden_states):
+        return layer(hidden_states)[0] - biased(hidden_states)[0]
+
+    assert_gradients(of_prompts, 3 * x[:1, :2], what="the prompts' part")
 
     # kwargs: with a cache the words come in two parts.
     cache = KeyValueCache()

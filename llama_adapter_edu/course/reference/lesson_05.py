@@ -6,7 +6,7 @@ Generated from solutions/05_from_a_slide_to_a_layer.py by tools/build.py; edit t
 # fmt: off
 
 EXERCISES = {'5.1': 'draft_shapes', '5.2': 'is_causal', '5.3': 'is_batch_independent', '5.4': 'moves_with_the_model', '5.5': 'AdaptationPromptAttentionLayer', '5.6': 'LlamaAttentionWithQueries'}
-CHECKS = {'5.1': 'b983a1ac1e6f', '5.2': 'b6323e9be2dc', '5.3': '7e992167ea58', '5.4': 'b0555325453c', '5.5': 'f0d307ccd43a', '5.6': 'dca1fdec04a1'}
+CHECKS = {'5.1': 'b983a1ac1e6f', '5.2': 'b6323e9be2dc', '5.3': '7e992167ea58', '5.4': 'b0555325453c', '5.5': '7667a41010ed', '5.6': 'dca1fdec04a1'}
 STUBS = {'5.1': '51d11b7e2816', '5.2': 'f3f87e8c6d93', '5.3': 'df1fba8b3373', '5.4': 'f48547b6232c', '5.5': '8073acaef2c8', '5.6': '5e918ff0ebc4'}
 GIVEN = ('DRAFT', 'IN_WORDS', 'REPAIRS', 'SENTENCES', 'TESTS', '_', 'a', 'apart', 'attention', 'ax', 'axes', 'b', 'base', 'batch', 'bias', 'bug', 'bugs', 'colours', 'column', 'decoder_layer', 'draft', 'drafted', 'entering', 'error', 'fig', 'finished', 'first_alone', 'found', 'gradients', 'hidden', 'hook', 'key', 'largest', 'layer', 'logits_before', 'm', 'matrix', 'model', 'n', 'name', 'o', 'options', 'output', 'p', 'pairs', 'prompt', 'prompts', 'queries', 'question', 'result', 'results', 'row', 's', 't', 'test', 'tokenizer', 'tokens', 'trainable', 'trains', 'twin', 'value', 'w', 'with_cache', 'without', 'wrapper', 'wrappers', 'yours')
 
