@@ -199,7 +199,7 @@ def encode_row(
     eos_token=["<|im_end|>", "<|endoftext|>", "<|im_end|>"],
 )
 def _(instruction, output, eos_token):
-    spoken = copy.deepcopy(tokenizer)
+    spoken = tokenizer if eos_token == tokenizer.eos_token else copy.deepcopy(tokenizer)
     spoken.eos_token = eos_token
     row = encode_row(spoken, instruction, output)
     assert isinstance(row, Mapping) and set(row) == {"input_ids", "labels"}, (
@@ -1001,7 +1001,7 @@ def group_split(
 
 
 # %% tags=["check"]
-@check("7.4", "group_split", n=[10, 7], test_share=[0.3, 0.55], n_test=[3, 4])
+@check("7.4", "group_split", n=[10, 9], test_share=[0.3, 0.4], n_test=[3, 4])
 def _(n, test_share, n_test):
     # "a" has 1 row, "b" has 2, and so on; mixed
     some_groups = ["abcdefghij"[i] for i in range(n) for _ in range(i + 1)]

@@ -243,7 +243,7 @@ def _wrapped(solution: str, name: str, notebook: set[str]) -> Iterator[Mutant]:
 
         if result != "None" and "Tensor" in ast.unparse(method.args):
             yield f"{target}: result cached by shapes", with_body(CACHED)
-        if "Tensor" in result:
+        if "Tensor" in result and "Int[" not in result:  # integers have no gradient
             yield f"{target}: result detached", with_body(DETACHED)
         count = len(method.args.defaults)
         optional = {a.arg for a in method.args.args[-count:]} if count else set()

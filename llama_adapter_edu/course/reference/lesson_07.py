@@ -6,7 +6,7 @@ Generated from solutions/07_instruction_data.py by tools/build.py; edit that fil
 # fmt: off
 
 EXERCISES = {'7.1': 'encode_row', '7.2': 'collate', '7.3': 'exact_match', '7.4': 'group_split'}
-CHECKS = {'7.1': '479046c30c1d', '7.2': 'f2ef6343bd33', '7.3': '6564692ae119', '7.4': 'aac8beaff687'}
+CHECKS = {'7.1': '6a0f5d3a8e40', '7.2': 'f2ef6343bd33', '7.3': '6564692ae119', '7.4': 'aeadeae3e773'}
 STUBS = {'7.1': '854be5ec90c0', '7.2': '0d8423b711a0', '7.3': '2a1cc0af95fc', '7.4': '981f81ed4c7c'}
 GIVEN = ('GAPS', 'KINDS', '_', 'alone', 'answer', 'answers', 'as_packed', 'ax', 'axes', 'bars', 'batch', 'batches', 'both', 'boxes', 'broken', 'cells', 'colour', 'columns', 'commands', 'commands_of_test', 'examples', 'expected', 'expected_rooms', 'fig', 'first', 'folder', 'four', 'grouped', 'heights', 'i', 'ids', 'in_random_order', 'kind', 'label', 'left', 'lengths', 'like', 'line', 'longest', 'loss', 'losses', 'mine', 'mixed', 'model', 'my_file', 'n_learnt', 'n_tokens', 'name', 'names', 'number', 'numbers', 'one', 'ones', 'order', 'out', 'packed', 'packed_lengths', 'packed_rows', 'padded', 'pair', 'pairs', 'palette', 'patches', 'phrasing', 'phrasing_cells', 'phrasings', 'places', 'program', 'prompt', 'prompts', 'random_cells', 'right', 'room', 'room_cells', 'rooms', 'row', 'rows', 'score', 'scores', 'seen', 'share', 'shares', 'shift', 'side', 'sizes', 'spelled', 'splits', 'style', 'table', 'test', 'text', 'texts', 'three', 'title', 'together', 'token', 'token_ids', 'tokenizer', 'train', 'train_rows', 'with_mask', 'words', 'x')
 
