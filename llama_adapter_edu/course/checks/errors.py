@@ -138,6 +138,8 @@ WORDS = {  # what libraries say: what it means
     r"to have the same dtype, but got: (\w+) != (?:c10::)?(\w+)": (
         "two dtypes meet, {} and {}: bring both tensors to one with .to(...)"
     ),
+    r"(tuple|list) indices must be integers": "a {} holds several: take one out, as [0]",
+    r"not supported between instances of '(\w+)' and '(\w+)'": "a {} cannot be compared with a {}",
     r"'NoneType'": "something in it is None",
     r"(?:local variable|variable) '(\w+)' .*(?:referenced|associated)": (
         "`{}` is used before it has a value"
