@@ -243,7 +243,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=6, help="first steps, not measured")
     parser.add_argument("--checkpointing", action="store_true", help="of the layers' activations")
     parser.add_argument("--kept", action="store_true", help="a spread base stays for the backward")
-    parser.add_argument("--prefetch", type=int, default=1, help="layers of a spread base ahead")
+    parser.add_argument("--prefetch", type=int, default=0, help="layers of a spread base ahead")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "several_gpus.json")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

@@ -136,7 +136,7 @@ def test_a_row_needs_no_mask_for_the_padding_after_it():
 )
 def test_graphs_are_refused_where_they_cannot_be_recorded(micro_batch_size):
     config = TrainingConfig(micro_batch_size=micro_batch_size)
-    with pytest.raises(ValueError, match=r"one process on one NVIDIA GPU.*Leave cuda_graphs out"):
+    with pytest.raises(ValueError, match=r"one process on one NVIDIA GPU.*Leave it out"):
         check_possible(Accelerator(cpu=True), config, packed=False)
 
 

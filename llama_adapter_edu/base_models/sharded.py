@@ -71,7 +71,7 @@ def load_sharded(
 
 
 def shard_base(
-    model: PreTrainedModel, *, drop_after_forward: bool = True, prefetch: int = 1
+    model: PreTrainedModel, *, drop_after_forward: bool = True, prefetch: int = 0
 ) -> PreTrainedModel:
     """Spread the frozen parameters over all processes, in place: the model is in memory already.
 
@@ -80,7 +80,8 @@ def shard_base(
     Args:
         drop_after_forward: put a layer's weights together once more in the backward pass. False
             keeps all of them from the forward to the backward pass: faster, for a base that fits.
-        prefetch: layers whose weights travel while one computes.
+        prefetch: layers whose weights are asked for before one computes; 0 for torch's own order,
+            which asks for the next while one computes, too.
 
     Raises:
         RuntimeError: there is only one process, or torch is older than 2.8.

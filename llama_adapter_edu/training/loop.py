@@ -73,6 +73,8 @@ def finetune(
             reads and writes it. A run that was stopped, in whatever way, goes on from the last one
             when it is called again with the same model, data and settings, and ends as if it had
             never stopped. Ctrl-C waits for the step to end, saves, and raises KeyboardInterrupt.
+            `torchrun --max-restarts` starts a run again whose process died; set the environment
+            variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or it may wait for the dead process.
         cuda_graphs: on one NVIDIA GPU, several times faster for a small model, with the same losses
             (see `cuda_graphs.py`). Not with mixed precision, micro-batches or packed rows.
         compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
