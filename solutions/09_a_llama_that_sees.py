@@ -198,9 +198,9 @@ def _(b, widths):
     }
     assert_close(vector, right, "b m", mistakes=mistakes)
     assert_gradients(image_vector, scales, projection)
-    assert_close(
-        image_vector(tuple(scales), projection), right, "b m", what="for a tuple of scales"
-    )
+    others = tuple(2 * scale + 1 for scale in scales)
+    right = projection(torch.cat(others, dim=-1))
+    assert_close(image_vector(others, projection), right, "b m", what="for other pictures")
     image_vector(scales, projection).sum().backward()
     said = "the projection gets no gradient: it is what learns to see"
     assert projection.weight.grad is not None and projection.weight.grad.any(), said
