@@ -251,6 +251,8 @@ def _(base, rows, steps, warmup):
     assert learning_rate_factor(0, steps, 0) == 1, "without warm-up it starts at 1"
     short = learning_rate_factor(warmup, warmup, warmup)
     assert short == 1, f"where all steps are warm-up, the step after them has 1, got {short:g}"
+    end = learning_rate_factor(warmup + 1, warmup + 1, warmup)
+    assert abs(end) < 1e-6, f"one step after the warm-up, the last one, has 0, got {end:g}"
     half = learning_rate_factor(1, 2, 0)
     assert abs(half - 0.5) < 1e-6, f"half-way through 2 steps the share is 0.5, got {half:g}"
 
@@ -695,7 +697,8 @@ def _():
         parameter, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1))
         parameter.grad = torch.tensor(gradient)
         optimizer = torch.optim.SGD([parameter, unused], lr=1.0)
-        return update(optimizer, limit, scale), parameter.detach(), parameter.grad
+        inputs = (limit, scale) if scale != 1 else (limit,)  # 1 is what `scale` is when left out
+        return update(optimizer, *inputs), parameter.detach(), parameter.grad
 
     stepped, value, left = after_update([1024.0, 0.0, 2048.0], limit=10.0, scale=1024.0)
     direction = torch.tensor([1.0, 0.0, 2.0]) / 5**0.5  # clipped to 10, the norm is 10
@@ -713,6 +716,10 @@ def _():
     mistakes = {"nothing is clipped: the norm is 5, the limit 1": torch.tensor([-2.0, 1.0, -3.0])}
     right = torch.tensor([0.4, 1.0, 0.2])
     assert_close(value, right, tol=1e-4, mistakes=mistakes, what="clipped to norm 1, it")
+
+    _, value, _ = after_update([0.5, 0.0, 0.25], limit=10.0, scale=1.0)
+    what = "below the limit, with no scale given, it"
+    assert_close(value, torch.tensor([0.5, 1.0, 0.75]), tol=1e-4, what=what)
 
     for bad in (float("inf"), float("nan")):
         stepped, value, left = after_update([1.0, bad, 1.0], limit=1.0, scale=2.0)
@@ -987,10 +994,14 @@ def _():
     model, optimizer, _ = small_run(0, 2)
     save_run(path, model, optimizer, 2)
     assert path.is_file(), f"there is no file at the second path that was given: {path.name}"
-    loaded, _, step = small_run(2, 2, resumed=True)
+    loaded, its_optimizer, step = small_run(2, 2, resumed=True)
     assert step == 2, f"another run of 2 steps was saved; load_run returned {step!r}"
     said = "a second run, saved to another file, was not put back"
     assert torch.equal(loaded.model.norm.weight, model.model.norm.weight), said
+    right, found = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
+    said = "AdamW's state of a second run, saved to another file, was not put back"
+    assert found.keys() == right.keys(), said
+    assert all(torch.equal(found[key]["exp_avg"], right[key]["exp_avg"]) for key in right), said
 
     class Trap:
         """Runs code when it is unpickled."""
