@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 02: A Llama's attention
 #
-# *60 minutes*
+# *85 minutes*
 #
 # At the end, the attention that you wrote runs in all 30 layers of a real Llama. The Llama answers
 # with the same words as before. It also remembers what it has read, so that each new word costs the
@@ -20,6 +20,7 @@
 # %%
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -27,7 +28,14 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
 from llama_adapter_edu import load_llama
-from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course import (
+    assert_close,
+    assert_gradients,
+    assert_results,
+    assert_shape,
+    check,
+    unpacked,
+)
 from llama_adapter_edu.course.figures import heatmap, use_style
 from llama_adapter_edu.data.encoding import encode_prompt
 from llama_adapter_edu.method.attention import (
@@ -160,29 +168,54 @@ def rotary_tables(
 
 
 # %% tags=["check"]
-@check("2.1", "rotary_tables")
-def _():
-    position = torch.tensor([[0, 1, 2, 3, 4], [9, 8, 7, 0, 5]])  # b s
-    pair = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])  # the pair that each of d = 8 entries belongs to
+@check("2.1", "rotary_tables", b=[2, 3], d=[8, 6], theta=[16.0, 9.0])
+def _(b, d, theta):
+    pair = torch.arange(d) % (d // 2)  # the pair that each of the d entries belongs to
 
-    def angle(exponent):
-        return einsum(position.float(), 16.0**exponent, "b s, d -> b s d")
+    def tables(position, frequency):
+        angle = rearrange(position, "b s -> b s 1") * frequency
+        return angle.cos(), angle.sin()
 
-    right = angle(-2 * pair / 8)
-    mistakes = {
-        "each angle should stand twice along d, once for each entry of the pair": right[..., :4],
-        "write (two i), not (i two): pair i is i and i + d/2": angle(-2 * pair.sort()[0] / 8),
-        "the frequencies grow: the exponent needs a minus": angle(2 * pair / 8),
-        "the exponent is -2i/d; yours is -i/d": angle(-pair / 8),
-    }
-    cos, sin = rotary_tables(position, head_dim=8, theta=16.0)
-    assert_close(cos, right.cos(), "b s d", mistakes={k: a.cos() for k, a in mistakes.items()})
-    assert_close(sin, right.sin(), "b s d", what="the sines")
+    for position in torch.randint(0, 20, (2, b, 5)):
+        frequency = theta ** (-2 * pair / d)
+        angle = rearrange(position, "b s -> b s 1") * frequency
+        mistakes = {
+            "each angle should stand twice along d, once for each entry of the pair": tables(
+                position, frequency[: d // 2]
+            ),
+            "write (two i), not (i two): pair i is i and i + d/2": tables(
+                position, frequency.sort(descending=True).values
+            ),
+            "the frequencies grow: the exponent needs a minus": tables(position, 1 / frequency),
+            "the exponent is -2i/d; yours is -i/d": tables(position, theta ** (-pair / d)),
+            "the exponent is -2i/d; yours is -2i": tables(position, theta ** (-2.0 * pair)),
+            "the exponent is -2i/d; yours is -4i/d: torch.arange(0, d, 2) is 2i already": tables(
+                position, frequency**2
+            ),
+            "use the argument theta": tables(position, 10_000.0 ** (-2 * pair / d)),
+            "use the argument position": tables(torch.arange(5).expand(b, 5), frequency),
+            "the two entries of a pair should share one angle": tables(
+                position, theta ** (-torch.arange(d) / d)
+            ),
+            "the frequency is a power of theta: write **, not *": tables(
+                position, theta * -2 * pair / d
+            ),
+            "add the position and you shift the angle; multiply by it": (
+                (angle / frequency + frequency).cos(),
+                (angle / frequency + frequency).sin(),
+            ),
+            "these are the angles: take their cosine and their sine": (angle, angle),
+            "these are cosines again": (None, angle.cos()),
+            "these are sines again": (angle.sin(), None),
+        }
+        cos, sin = tables(position, frequency)
+        mine = rotary_tables(position, head_dim=d, theta=theta)
+        assert_results(mine, {"the cosines": cos, "the sines": sin}, "b s d", mistakes=mistakes)
 
-    theirs = model.model.rotary_emb(torch.zeros(1), position)
+    cos, sin = model.model.rotary_emb(torch.zeros(1), position)
     mine = rotary_tables(position, head_dim=64, theta=100_000.0)
-    assert_close(mine[0], theirs[0], "b s d", what="cosines of the real Llama")
-    assert_close(mine[1], theirs[1], "b s d", what="sines of the real Llama")
+    what = "of the real Llama"
+    assert_results(mine, {"the cosines": cos, "the sines": sin}, "b s d", what=what)
 
 
 # %% [raw] tags=["wrong"] says="each angle should stand twice along d"
@@ -227,6 +260,15 @@ def rotary_tables(position, head_dim, theta):
     angle = einsum(position.float(), frequency, "b s, i -> b s i")
     angle = repeat(angle, "b s i -> b s (two i)", two=2)
     return angle.cos(), angle.cos()
+"""
+
+# %% [raw] tags=["wrong"] says="use the argument position"
+"""
+def rotary_tables(position, head_dim, theta):
+    frequency = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = einsum(torch.arange(position.shape[1]).float(), frequency, "s, i -> s i")
+    angle = repeat(angle, "s i -> b s (two i)", two=2, b=position.shape[0])
+    return angle.cos(), angle.sin()
 """
 
 # %% [raw] tags=["right"]
@@ -280,7 +322,8 @@ plt.show()
 # *medium ●●○ · 8 minutes*
 #
 # Turn each pair of entries `(i, i + d/2)` of `x` by its word's angle. All heads of a word are
-# turned alike. `x` may be queries or keys.
+# turned alike. `x` may be queries or keys. The batch axis of the tables may be 1: then all rows of
+# `x` share them.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -321,32 +364,48 @@ def apply_rotary(
 
 
 # %% tags=["check"]
-@check("2.2", "apply_rotary")
-def _():
-    to_the_right, up = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])  # b h s d
-    turned = apply_rotary(to_the_right, cos=torch.zeros(1, 1, 2), sin=torch.ones(1, 1, 2))
-    mistakes = {"the arrow turns backwards: (first, second) becomes (-second, first)": -up}
-    assert_close(turned, up, "b h s d", mistakes=mistakes, what="a quarter turn of (1, 0)")
+@check("2.2", "apply_rotary", b=[2, 3], h=[3, 2], d=[8, 10])
+def _(b, h, d):
+    x, angle = torch.randn(b, h, 5, d), torch.randn(b, 5, d // 2)
+    first, second = x.chunk(2, dim=-1)
 
-    x, angle = torch.randn(2, 3, 5, 8), torch.randn(2, 5, 4)  # b h s d, b s i
+    def turned(first, second, angle):
+        """Complex numbers turn, too: one pair is one complex number."""
+        turn = torch.polar(torch.ones(()), rearrange(angle, "b s i -> b 1 s i"))
+        result = torch.complex(first, second) * turn
+        return result.real, result.imag
+
     cos, sin = (
         repeat(table, "b s i -> b s (two i)", two=2) for table in (angle.cos(), angle.sin())
     )
-    # Complex numbers turn, too: one pair is one complex number.
-    turn = torch.polar(torch.ones(()), rearrange(angle, "b s i -> b 1 s i"))
-    right = torch.complex(x[..., :4], x[..., 4:]) * turn
-    right = torch.cat([right.real, right.imag], dim=-1)
-
-    first, second = x[..., 0::2], x[..., 1::2]
-    neighbours = rearrange([-second, first], "two b h s i -> b h s (i two)")
     wide_cos, wide_sin = rearrange([cos, sin], "two b s d -> two b 1 s d")
+    neighbours = rearrange([-x[..., 1::2], x[..., 0::2]], "two b h s i -> b h s (i two)")
+    quarter_turn, half = torch.cat([-second, first], dim=-1), x * wide_cos
     mistakes = {
-        "entry i belongs to entry i + d/2, not to its neighbour: write (two i), not (i two)": (
-            x * wide_cos + neighbours * wide_sin
+        "the arrow turns backwards: (first, second) becomes (-second, first)": (
+            half - quarter_turn * wide_sin
         ),
-        "the partner's part is missing: add the quarter turn times sin": x * wide_cos,
+        "the quarter turn of (first, second) is (-second, first): its minus is missing": (
+            half + torch.cat([second, first], dim=-1) * wide_sin
+        ),
+        "entry i belongs to entry i + d/2, not to its neighbour: write (two i), not (i two)": (
+            half + neighbours * wide_sin
+        ),
+        "the partner's part is missing: add the quarter turn times sin": half,
+        "the arrow's own part is missing: add x times cos": quarter_turn * wide_sin,
+        "the sine meets the quarter turn, not x": half + x * wide_sin,
+        "the halves of the quarter turn are swapped: -second comes first": (
+            half + torch.cat([first, -second], dim=-1) * wide_sin
+        ),
+        "cos and sin are swapped: x meets the cosine": x * wide_sin + quarter_turn * wide_cos,
     }
+    right = torch.cat(turned(first, second, angle), dim=-1)
     assert_close(apply_rotary(x, cos, sin), right, "b h s d", mistakes=mistakes)
+
+    right = torch.cat(turned(first, second, angle[:1]), dim=-1)
+    what = "with tables of batch 1, shared by all rows"
+    assert_close(apply_rotary(x, cos[:1], sin[:1]), right, "b h s d", what=what)
+    assert_gradients(apply_rotary, x, cos, sin)
 
 
 # %% [raw] tags=["wrong"] says="the arrow turns backwards"
@@ -367,7 +426,7 @@ def apply_rotary(x, cos, sin):
     return x * cos + quarter_turn * sin
 """
 
-# %% [raw] tags=["wrong"] says="The size of tensor a (3) must match the size of tensor b (2)"
+# %% [raw] tags=["wrong"] says="an axis of size 3 meets an axis of size 2"
 """
 def apply_rotary(x, cos, sin):
     first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
@@ -383,6 +442,15 @@ def apply_rotary(x, cos, sin):
     cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
     x *= cos
     return x + quarter_turn * sin
+"""
+
+# %% [raw] tags=["wrong"] says="there is no index 1 on axis 0"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    quarter_turn = torch.cat([-second, first], dim=-1)
+    rows = [x[b] * cos[b] + quarter_turn[b] * sin[b] for b in range(len(x))]
+    return torch.stack(rows)
 """
 
 # %% [raw] tags=["right"]
@@ -510,31 +578,58 @@ def causal_attention(
 
 
 # %% tags=["check"]
-@check("2.3", "causal_attention")
-def _():
-    query, key, value = torch.randn(2, 6, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
-    pytorchs = F.scaled_dot_product_attention
-    right = pytorchs(query, key, value, is_causal=True, enable_gqa=True)
-    others_key, others_value = (repeat(x, "b g t d -> b (r g) t d", r=2) for x in (key, value))
+@check("2.3", "causal_attention", b=[2, 3], g=[3, 2], r=[4, 5])
+def _(b, g, r):
+    query, key, value = (
+        torch.randn(b, g * r, 7, 6),
+        torch.randn(b, g, 7, 6),
+        torch.randn(b, g, 7, 6),
+    )
+    pytorchs = partial(F.scaled_dot_product_attention, enable_gqa=True)
+    right = pytorchs(query, key, value, is_causal=True)
+    mixed_key, mixed_value = (repeat(x, "b g t d -> b (r g) t d", r=r) for x in (key, value))
+    wide_key, wide_value = (repeat_kv_heads(x, r) for x in (key, value))
+    scores = attention_scores(query, wide_key)
     mistakes = {
-        "a query sees later words: use causal_softmax": pytorchs(
-            query, key, value, enable_gqa=True
-        ),
+        "a query sees later words: use causal_softmax": pytorchs(query, key, value),
         "query heads read the wrong key/value heads: (g r), not (r g)": pytorchs(
-            query, others_key, others_value, is_causal=True
+            query, mixed_key, mixed_value, is_causal=True
         ),
         "the values of head h are not those of its group: (g r), not (r g)": pytorchs(
-            query, repeat_kv_heads(key, 2), others_value, is_causal=True
+            query, wide_key, mixed_value, is_causal=True
+        ),
+        "the keys of head h are not those of its group: (g r), not (r g)": pytorchs(
+            query, mixed_key, wide_value, is_causal=True
+        ),
+        "these are weighted keys: the weights are for the values": pytorchs(
+            query, key, key, is_causal=True
+        ),
+        "the scores come from query and key, not from query and value": pytorchs(
+            query, value, value, is_causal=True
+        ),
+        "key and value are swapped": pytorchs(query, value, key, is_causal=True),
+        "attention_scores divides by sqrt(d) already: do not divide again": pytorchs(
+            query / 6**0.5, key, value, is_causal=True
+        ),
+        "the softmax is missing: scores are no weights": scores @ wide_value,
+        "a score of 0 still gets weight: use causal_softmax": scores.tril().softmax(-1)
+        @ wide_value,
+        "these are the weights: take the weighted sum of the values with them": causal_softmax(
+            scores
+        ),
+        "the weights are applied the wrong way round: sum over t, the keys": (
+            causal_softmax(scores).mT @ wide_value
         ),
     }
     assert_close(causal_attention(query, key, value), right, "b h s d", mistakes=mistakes)
 
-    two_queries = causal_attention(query[:, :, -2:], key, value)
-    from_the_start = pytorchs(query[:, :, -2:], key, value, is_causal=True, enable_gqa=True)
+    from_the_start = pytorchs(query[:, :, -2:], key, value, is_causal=True)
     mistakes = {
-        "2 queries and 5 keys: the queries are the last words, not the first": from_the_start
+        "2 queries and 7 keys: the queries are the last words, not the first": from_the_start
     }
-    assert_close(two_queries, right[:, :, -2:], "b h s d", mistakes=mistakes, what="2 queries")
+    newest = causal_attention(query[:, :, -2:], key, value)
+    assert_close(newest, right[:, :, -2:], "b h s d", mistakes=mistakes, what="2 queries")
+    assert_gradients(causal_attention, query[:, :, -2:], key, value)
 
 
 # %% [raw] tags=["wrong"] says="query heads read the wrong key/value heads"
@@ -562,7 +657,7 @@ def causal_attention(query, key, value):
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 """
 
-# %% [raw] tags=["wrong"] says="Error"
+# %% [raw] tags=["wrong"] says="one letter of the pattern has size 12 in one tensor and size 3 in another"
 """
 def causal_attention(query, key, value):
     weights = causal_softmax(attention_scores(query, key))
@@ -621,8 +716,9 @@ plt.show()
 
 # %% [markdown]
 # The left head looks one word back. Without positions it could not. The right head remembers: at
-# the second "red" it looks at what followed the first one, "fox"; at the second "fox", at "met". A
-# head that finds nothing puts its weight on the first word.
+# the second "red" it looks at what followed the first one, "fox"; at the second "fox", at "met". It
+# is not strict about it: no "blue" came before, but at "blue" it looks at "fox", too, which
+# followed another colour. Where it finds nothing, it puts most of its weight on the first word.
 
 # %% [markdown]
 # ## 3. Remember what was read
@@ -699,28 +795,47 @@ class KeyValueCache:
 
 
 # %% tags=["check"]
-@check("2.4", "KeyValueCache")
-def _():
-    key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)  # b g t d: 5 words
-    cache = KeyValueCache()
-    first = cache.append(key[:, :, :3], value[:, :, :3])
-    assert first is not None, "append returns nothing: is the `return` missing?"
-    assert_close(first[0], key[:, :, :3], "b g t d", what="keys of the first 3 words")
-    assert len(cache) == 3, f"the cache should hold 3 words now, it holds {len(cache)}"
-    cache.append(key[:, :, 3:4], value[:, :, 3:4])
-    every_key, every_value = cache.append(key[:, :, 4:], value[:, :, 4:])
+@check("2.4", "KeyValueCache", b=[2, 3], g=[3, 2], parts=[[3, 1, 1], [1, 4, 2]])
+def _(b, g, parts):
+    key, value = torch.randn(b, g, sum(parts), 4), torch.randn(b, g, sum(parts), 4)
 
-    backwards = key[:, :, [4, 3, 0, 1, 2]]
-    mistakes = {
-        "the new words should stand behind the old ones, not before them": backwards,
-        "append should return the keys of all words, not of the new ones only": key[:, :, 4:],
-        "these are the values: key and value are mixed up": value,
-    }
-    assert_close(every_key, key, "b g t d", mistakes=mistakes, what="keys of all 5 words")
-    mistakes = {"these are the keys: key and value are mixed up": key}
-    assert_close(every_value, value, "b g t d", mistakes=mistakes, what="values of all 5 words")
-    assert len(cache) == 5, f"the cache should hold 5 words now, it holds {len(cache)}"
-    assert len(KeyValueCache()) == 0, "a new cache should be empty: store the words in self"
+    def fill(cache, key, value):
+        """The words come in parts; what the last append returns."""
+        old_key, old_value, n_words = key[:, :, :0], value[:, :, :0], 0
+        for new_key, new_value in zip(key.split(parts, 2), value.split(parts, 2), strict=True):
+            returned = cache.append(new_key, new_value)
+            n_words += new_key.shape[2]
+            every = key[:, :, :n_words], value[:, :, :n_words]
+            mistakes = {
+                "the new words should stand behind the old ones, not before them": (
+                    torch.cat([new_key, old_key], 2),
+                    torch.cat([new_value, old_value], 2),
+                ),
+                "append should return those of all words, not of the new ones only": (
+                    new_key,
+                    new_value,
+                ),
+                "append should return those of all words; the new ones are missing": (
+                    old_key,
+                    old_value,
+                ),
+                "these are the values: key and value are mixed up": (every[1], None),
+                "these are the keys: key and value are mixed up": (None, every[0]),
+            }
+            names = dict(zip(("the keys", "the values"), every, strict=True))
+            what = f"of the first {n_words} words"
+            assert_results(returned, names, "b g t d", mistakes=mistakes, what=what)
+            held = len(cache)
+            assert held == n_words, f"the cache should hold {n_words} words now, it holds {held}"
+            old_key, old_value = every
+        return returned
+
+    cache, other = KeyValueCache(), KeyValueCache()
+    fill(cache, key, value)
+    assert len(other) == 0, "a new cache should be empty: store the words in self"
+    fill(other, value, key)
+    assert len(cache) == sum(parts), "two caches share their words: store them in self"
+    assert_gradients(lambda key, value: fill(KeyValueCache(), key, value), key, value)
 
 
 # %% [raw] tags=["wrong"] says="the cache should hold 3 words now, it holds 0"
@@ -775,7 +890,7 @@ class KeyValueCache:
         return key, value
 """
 
-# %% [raw] tags=["wrong"] says="Sizes of tensors must match except in dimension 1"
+# %% [raw] tags=["wrong"] says="torch.cat along axis 1 needs all other sizes equal"
 """
 @dataclass
 class KeyValueCache:
@@ -807,6 +922,23 @@ class KeyValueCache:
             key = torch.cat([self.key, key], dim=2)
         self.key, self.value = key, key
         return self.key, self.value
+"""
+
+# %% [raw] tags=["wrong"] says="the gradient of `key`"
+"""
+@dataclass
+class KeyValueCache:
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def __len__(self):
+        return 0 if self.key is None else self.key.shape[2]
+
+    def append(self, key, value):
+        if self.key is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key.detach(), value.detach()
+        return key, value
 """
 
 # %% [raw] tags=["right"]
@@ -927,53 +1059,95 @@ def attend(
 
 
 # %% tags=["check"]
-@check("2.5", "attend")
-def _():
-    def small_layer():
-        """m = 10, h = g = 3, d = 4."""
-        parts = nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(12, 10)
-        return AttentionLayer(*parts, head_dim=4).requires_grad_(False)
+@check("2.5", "attend", b=[2, 3], g=[3, 2], r=[1, 4], theta=[16.0, 9.0])
+def _(b, g, r, theta):
+    h, d, m, parts = g * r, 6, 10, [4, 1, 2]
+    kv = nn.Linear(m, g * d), nn.Linear(m, g * d)
+    layer = AttentionLayer(nn.Linear(m, h * d), *kv, nn.Linear(h * d, m), head_dim=d, theta=theta)
+    hidden, position = torch.randn(b, 7, m), torch.arange(7)
+    causal = torch.ones(7, 7, dtype=torch.bool).tril()
+    part = torch.tensor([0, 0, 0, 0, 1, 2, 2])  # the part that each word comes with
 
-    small, hidden = small_layer(), torch.randn(2, 5, 10)  # b s m
-    result = attend(small, hidden)
-    assert isinstance(result, tuple) and len(result) == 2, "return two things: output, query"
-    output, query = result
-    assert output.shape[-1] != 12, "the output is h*d wide: output_layer comes last"
-    assert_shape(output, "b s m", b=2, s=5, m=10)
-    assert_shape(query, "b h s d", b=2, h=3, s=5, d=4)
+    def by_hand(
+        turn="qk", position=position, theta=theta, allowed=causal, swap=1, merge=merge_heads
+    ):
+        """Output and queries, also of layers with mistakes: `turn` names what is turned."""
+        layers = layer.query_layer, *(layer.key_layer, layer.value_layer)[::swap]
+        tables = rotary_tables(rearrange(position, "s -> 1 s"), d, theta)
+        heads = [split_heads(project(hidden), d) for project in layers]
+        q, k, v = (
+            apply_rotary(x, *tables) if name in turn else x
+            for name, x in zip("qkv", heads, strict=True)
+        )
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=True)
+        return layer.output_layer(merge(read)), q
 
-    mixed, _ = attend(small, hidden[:, [1, 3, 0, 2, 4]])
-    message = "the order of the earlier words makes no difference: turn queries and keys"
-    assert not torch.allclose(mixed[:, -1], output[:, -1]), message
+    right = dict(zip(("the output", "the turned queries"), by_hand(), strict=True))
+    output, query = unpacked(attend(layer, hidden), *right)
+    axes = [getattr(x, "ndim", 0) for x in (output, query)]
+    assert axes != [4, 3], "the output and the turned queries look swapped"
+    width = output.shape[-1] if axes[0] else 0
+    assert width != h * d, "the output is h*d wide: output_layer comes last"
+    assert_shape(output, "b s m", b=b, s=7, m=m)
+    assert_shape(query, "b h s d", b=b, h=h, s=7, d=d)
+    mistakes = {
+        "the second result should be the queries after apply_rotary": (None, by_hand("")[1]),
+        "the order of the earlier words makes no difference: turn queries and keys": by_hand(""),
+        "values are not turned": by_hand("qkv"),
+        "the keys are not turned": by_hand("q"),
+        "the queries that are scored are not turned": by_hand("k"),
+        "the keys are to be turned, not the values": by_hand("qv"),
+        "the frequencies are not this layer's: use layer.theta": by_hand(theta=10_000.0),
+        "the first word has position 0": by_hand(position=position + 1),
+        "key_layer and value_layer are swapped": by_hand(swap=-1),
+        "a word sees later words: use causal_attention": by_hand(allowed=None),
+        "the heads of a word are not side by side: use merge_heads": by_hand(
+            merge=lambda read: read.reshape(b, 7, h * d)
+        ),
+    }
+    assert_results((output, query), right, mistakes=mistakes)
 
-    not_turned = split_heads(small.query_layer(hidden), head_dim=4)
-    message = "the second result should be the queries after apply_rotary"
-    assert_close(query[:, :, 0], not_turned[:, :, 0], "b h d", what="queries of the first word")
-    assert not torch.allclose(query[:, :, 1:], not_turned[:, :, 1:]), message
+    class Watched(KeyValueCache):
+        def append(self, key, value):
+            appended.append(key)
+            return super().append(key, value)
 
-    # Queries of zeros weigh all words alike: the last word gets the plain mean of the values.
-    blind = small_layer()
-    blind.query_layer.weight.zero_()
-    blind.query_layer.bias.zero_()
-    mean = blind.output_layer(blind.value_layer(hidden).mean(dim=1))
-    what = "the plain mean of the values (values are not turned)"
-    assert_close(attend(blind, hidden)[0][:, -1], mean, "b m", what=what)
-
-    hidden_of_layers = model.model(token_ids, output_hidden_states=True).hidden_states
-    tables = model.model.rotary_emb(hidden, rearrange(torch.arange(37), "s -> 1 s"))
-    for number in (0, 5, 10):
-        block = model.model.layers[number]
-        hidden = block.input_layernorm(hidden_of_layers[number])
-        right, _ = block.self_attn(hidden, position_embeddings=tables, attention_mask=None)
-        real = AttentionLayer.from_llama(block.self_attn)
-        whole, _ = attend(real, hidden)
-        assert_close(whole, right, "b s m", what=f"layer {number} of the real Llama")
-
-    cache = KeyValueCache()
-    parts = [attend(real, words, cache)[0] for words in hidden.split([30, 1, 6], dim=1)]
-    assert len(cache) == 37, f"after 37 words the cache holds {len(cache)}: use cache.append"
+    cache, appended = Watched(), []
+    pieces = [unpacked(attend(layer, x, cache), *right) for x in hidden.split(parts, dim=1)]
+    assert len(cache) == 7, (
+        f"after 7 words the cache holds {len(cache)}: use cache.append. (An empty cache counts as "
+        "False: ask `if cache is not None`, not `if cache`)"
+    )
+    assert len(appended) == 3, f"in 3 calls, cache.append was called {len(appended)} times"
+    heads = appended[0].shape[1]
+    assert heads == g, f"the cache gets {heads} heads, not g={g}: causal_attention repeats them"
+    mistakes = {
+        "positions start at len(cache)": by_hand(position=torch.tensor([0, 1, 2, 3, 0, 0, 1])),
+        "the earlier words are not read: go on with what cache.append returns": by_hand(
+            allowed=causal & (part[:, None] == part)
+        ),
+    }
+    mine = torch.cat([x for x, _ in pieces], dim=1), torch.cat([q for _, q in pieces], dim=2)
     what = "in parts, with a cache (positions start at len(cache); keys are kept turned)"
-    assert_close(torch.cat(parts, dim=1), right, "b s m", what=what)
+    assert_results(mine, right, mistakes=mistakes, what=what)
+    key = split_heads(layer.key_layer(hidden), d)
+    turned = apply_rotary(key, *rotary_tables(rearrange(position, "s -> 1 s"), d, theta))
+    mistakes = {"keys go into the cache after they were turned": key}
+    what = "the keys in the cache"
+    assert_close(torch.cat(appended, dim=2), turned, "b g t d", mistakes=mistakes, what=what)
+
+    block, real = model.model.layers[10], torch.randn(1, 7, 576)
+    tables = model.model.rotary_emb(real, rearrange(position, "s -> 1 s"))
+    theirs, _ = block.self_attn(real, position_embeddings=tables, attention_mask=None)
+    output, _ = attend(AttentionLayer.from_llama(block.self_attn), real)
+    assert_close(output, theirs, "b s m", tol=1e-4, what="layer 10 of the real Llama")
+
+    def in_parts(hidden_states):
+        cache = KeyValueCache()
+        return [attend(layer, x, cache)[0] for x in hidden_states.split(parts, dim=1)]
+
+    assert_gradients(attend, layer, hidden)
+    assert_gradients(in_parts, hidden, what="with a cache")
 
 
 # %% [raw] tags=["wrong"] says="the order of the earlier words makes no difference"
@@ -1003,7 +1177,7 @@ def attend(layer, hidden_states, cache=None):
     return merge_heads(causal_attention(query, key, value)), query
 """
 
-# %% [raw] tags=["wrong"] says="the plain mean of the values (values are not turned)"
+# %% [raw] tags=["wrong"] says="values are not turned"
 """
 def attend(layer, hidden_states, cache=None):
     query, key, value = (
@@ -1034,7 +1208,7 @@ def attend(layer, hidden_states, cache=None):
     return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
 """
 
-# %% [raw] tags=["wrong"] says="after 37 words the cache holds 0"
+# %% [raw] tags=["wrong"] says="after 7 words the cache holds 0"
 """
 def attend(layer, hidden_states, cache=None):
     query, key, value = (
@@ -1061,6 +1235,40 @@ def attend(layer, hidden_states, cache=None):
     if cache is not None:
         key, value = cache.append(key, value)
     return layer.output_layer(merge_heads(causal_attention(turned, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="An empty cache counts as False"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = len(cache) if cache else 0
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    if cache:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
+"""
+
+# %% [raw] tags=["wrong"] says="causal_attention repeats them"
+"""
+def attend(layer, hidden_states, cache=None):
+    query, key, value = (
+        split_heads(project(hidden_states), layer.head_dim)
+        for project in (layer.query_layer, layer.key_layer, layer.value_layer)
+    )
+    start = 0 if cache is None else len(cache)
+    position = torch.arange(start, start + hidden_states.shape[1])
+    tables = rotary_tables(rearrange(position, "s -> 1 s"), layer.head_dim, layer.theta)
+    query, key = apply_rotary(query, *tables), apply_rotary(key, *tables)
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    if cache is not None:
+        key, value = cache.append(key, value)
+    return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
 """
 
 # %% [raw] tags=["right"]
@@ -1161,8 +1369,8 @@ def read(new_words: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
 # *medium ●●○ · 8 minutes*
 #
 # Read the prompt once. Take the word with the best score after the *last* word, for each row of the
-# batch. Read only this word, take the next, and so on, until `n_words` are written. Return the new
-# words, without the prompt.
+# batch. Read only this word, take the next, and so on, until `n_words` are written: one read for
+# each of them. Return the new words, without the prompt.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -1205,35 +1413,43 @@ def decode_greedily(
 
 
 # %% tags=["check"]
-@check("2.6", "decode_greedily")
-def _():
+@check("2.6", "decode_greedily", b=[2, 3, 1], n=[5, 4, 1], n_read=[4, 6, 3])
+def _(b, n, n_read):
     table = torch.randn(11, 11)  # v v: the score of each word after each word
     sizes = []  # how many words are read in each step
 
     def read_and_note(words):
-        assert words.ndim == 2, f"read takes words b s, got the shape {tuple(words.shape)}"
+        shape = tuple(getattr(words, "shape", ()))
+        assert len(shape) == 2, f"read takes words b s, got the shape {shape}"
         sizes.append(words.shape[1])
         return table[words]
 
-    def followers(word):
-        """The 5 words after a word of each row, by the table: b -> b s."""
+    def followers(word, table=table):
+        """The n words after a word of each row, by the table: b -> b s."""
         words = [word]
-        for _ in range(5):
+        for _ in range(n):
             words.append(table[words[-1]].argmax(dim=-1))
         return torch.stack(words[1:], dim=1)
 
-    prompt = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])  # b s
-    right = followers(prompt[:, -1])
-    written = decode_greedily(read_and_note, prompt, 5)
-    what = f"words read in the steps: {sizes}"
-    assert sizes[0] == 4, f"{what}: the first step reads the whole prompt, 4 words"
-    assert len(sizes) > 1, f"{what}: read again after each new word"
-    assert set(sizes[1:]) == {1}, f"{what}: after the prompt, read the new word only"
-    mistakes = {
-        "return the new words only, without the prompt": torch.cat([prompt, right], dim=1),
-        "take the scores after the last word, not after the first": followers(prompt[:, 0]),
-    }
-    assert_close(written, right, "b s", mistakes=mistakes)
+    for prompt in torch.randint(0, 11, (2, b, n_read)):
+        sizes.clear()
+        right = followers(prompt[:, -1])
+        written = decode_greedily(read_and_note, prompt, n)
+        what = f"words read in the steps: {sizes}"
+        assert sizes, "nothing is read: call read(token_ids)"
+        assert sizes[0] == n_read, f"{what}: the first step reads the whole prompt, {n_read} words"
+        assert n == 1 or len(sizes) > 1, f"{what}: read again after each new word"
+        assert set(sizes[1:]) <= {1}, f"{what}: after the prompt, read the new word only"
+        mistakes = {
+            "return the new words only, without the prompt": torch.cat([prompt, right], dim=1),
+            "take the scores after the last word, not after the first": followers(prompt[:, 0]),
+            "take the best score, not the worst": followers(prompt[:, -1], -table),
+            "join the words along the axis of the words, dim=1": right.T.reshape(-1, 1),
+            "only the last new word is returned: collect them all": right[:, -1:],
+        }
+        mistakes = {words: value for words, value in mistakes.items() if n > 1}
+        assert_close(written, right, "b s", mistakes=mistakes)
+        assert len(sizes) == n, f"{what}: {n} new words take {n} reads, one for each"
 
 
 # %% [raw] tags=["wrong"] says="after the prompt, read the new word only"
@@ -1282,6 +1498,16 @@ def decode_greedily(read, token_ids, n_words):
         token_ids = read(token_ids)[:, -1].argmax(dim=-1)
         written.append(token_ids)
     return torch.stack(written, dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="5 new words take 5 reads"
+"""
+def decode_greedily(read, token_ids, n_words):
+    new, written = read(token_ids)[:, -1:].argmax(dim=-1), []
+    for _ in range(n_words):
+        written.append(new)
+        new = read(new)[:, -1:].argmax(dim=-1)
+    return torch.cat(written, dim=1)
 """
 
 # %% [raw] tags=["right"]

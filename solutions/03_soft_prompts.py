@@ -15,8 +15,6 @@
 # From here on we use the library's copies of the functions that you wrote in lessons 01 and 02.
 
 # %%
-from types import SimpleNamespace
-
 import matplotlib.pyplot as plt
 import torch
 from einops import einsum, rearrange, repeat
@@ -28,7 +26,7 @@ from llama_adapter_edu import (
     load_llama,
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course import assert_close, assert_gradients, assert_results, check
 from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, mark_negative, use_style
 from llama_adapter_edu.method.attention import (
     AttentionLayer,
@@ -41,6 +39,7 @@ from llama_adapter_edu.method.attention import (
 )
 from llama_adapter_edu.method.gated_prompts import Projection
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutput
 
 use_style()
 model, tokenizer = load_llama()
@@ -95,8 +94,18 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 # Random prompts mean nothing yet, and they are four times as large as words. Keep this in mind.
 #
 # A query can only read keys and values. Words get theirs from the layer's key and value
-# projections. Prompts take the same two projections, and these stay frozen (paper, eq. 3 and 4).
-# So the prompts learn to speak a language that the layer already knows.
+# projections. Prompts take the same two projections, and these stay frozen. So the prompts learn to
+# speak a language that the layer already knows. The paper's equations 2 to 5, with our names:
+#
+# ```
+# query  = query_layer(words)                # 2: only words ask
+# key    = key_layer([prompts, words])       # 3
+# value  = value_layer([prompts, words])     # 4
+# scores = query · key / √d                  # 5, for each head
+# ```
+#
+# In code, the exercise calls the two layers `key_proj` and `value_proj`. Their type, `Projection`,
+# is anything that makes a tensor of a tensor, such as a linear layer.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 3.1 · Prompts become keys and values
@@ -145,40 +154,29 @@ def prompt_keys_values(
 
 
 # %% tags=["check"]
-@check("3.1", "prompt_keys_values")
-def _():
-    # p=5 prompts of width m=12; g=2 key/value heads of width d=3
-    some_prompts = torch.randn(5, 12, requires_grad=True)
-    key_proj, value_proj = nn.Linear(12, 6), nn.Linear(12, 6)
+@check("3.1", "prompt_keys_values", p=[5, 4], g=[2, 3], d=[3, 5])
+def _(p, g, d):
+    prompts = torch.randn(p, 12)  # of width m = 12
+    key_proj, value_proj = nn.Linear(12, g * d), nn.Linear(12, g * d)
     key_proj.requires_grad_(False), value_proj.requires_grad_(False)
-    keys_values = prompt_keys_values(some_prompts, key_proj, value_proj, head_dim=3)
-    assert isinstance(keys_values, tuple), "return two tensors: key, value"
-    key, value = keys_values
-    assert_shape(key, "g p d", g=2, p=5, d=3)
-    assert_shape(value, "g p d", g=2, p=5, d=3)
-
-    projected_keys, projected_values = key_proj(some_prompts), value_proj(some_prompts)
-    right_key = torch.stack([projected_keys[:, 0:3], projected_keys[:, 3:6]])
-    right_value = torch.stack([projected_values[:, 0:3], projected_values[:, 3:6]])
-    interleaved = rearrange(projected_keys, "p (d g) -> g p d", d=3)
-    assert_close(
-        key,
-        right_key,
-        "g p d",
-        mistakes={"a head takes every second number: write (g d), not (d g)": interleaved},
-        what="the keys",
-    )
-    assert_close(
-        value,
-        right_value,
-        "g p d",
-        mistakes={"they come from key_proj; values have a projection of their own": right_key},
-        what="the values",
-    )
-    assert key.requires_grad and value.requires_grad, (
-        "no gradient reaches the prompts, so they could not learn. Frozen means that the weights "
-        "of the projection do not change: leave out no_grad and detach"
-    )
+    keys, values = key_proj(prompts), value_proj(prompts)
+    right_key, right_value = (torch.stack(x.split(d, dim=-1)) for x in (keys, values))
+    mistakes = {
+        f"a head takes every {g}th number: write (g d), not (d g)": tuple(
+            rearrange(x, "p (d g) -> g p d", d=d) for x in (keys, values)
+        ),
+        "the prompts are mixed: view cannot move the heads to the front, rearrange can": (
+            keys.view(g, p, d),
+            values.view(g, p, d),
+        ),
+        "they come from value_proj; keys have a projection of their own": (right_value, None),
+        "they come from key_proj; values have a projection of their own": (None, right_key),
+    }
+    mine = prompt_keys_values(prompts, key_proj, value_proj, head_dim=d)
+    right = {"the keys": right_key, "the values": right_value}
+    assert_results(mine, right, "g p d", mistakes=mistakes)
+    what = "the projections are frozen, the prompts are not"
+    assert_gradients(prompt_keys_values, prompts, key_proj, value_proj, d, what=what)
 
 
 # %% [raw] tags=["wrong"] says="write (g d), not (d g)"
@@ -196,7 +194,7 @@ def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
     return key, value
 """
 
-# %% [raw] tags=["wrong"] says="leave out no_grad"
+# %% [raw] tags=["wrong"] says="no gradient reaches `prompts`"
 """
 def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
     with torch.no_grad():
@@ -211,6 +209,22 @@ def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
     key = rearrange(key_proj(prompts), "p (g d) -> p g d", d=head_dim)
     value = rearrange(value_proj(prompts), "p (g d) -> p g d", d=head_dim)
     return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="or a new Parameter cuts it"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    prompts = nn.Parameter(prompts)
+    key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="the keys and the values look swapped"
+"""
+def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+    both = torch.stack([value_proj(prompts), key_proj(prompts)])
+    return rearrange(both, "two p (g d) -> two g p d", d=head_dim).unbind()
 """
 
 # %% [raw] tags=["right"]
@@ -293,32 +307,38 @@ def prompt_scores(
 
 
 # %% tags=["check"]
-@check("3.2", "prompt_scores")
-def _():
-    # b=2, h=12 query heads in g=3 groups of r=4, s=5 words, p=7 prompts, d=8
-    some_query, some_key = torch.randn(2, 12, 5, 8), torch.randn(3, 7, 8)
-    scores = prompt_scores(some_query, some_key)
-    assert_shape(scores, "b h s p", b=2, h=12, s=5, p=7)
-
+@check("3.2", "prompt_scores", b=[2, 3], g=[3, 2], r=[4, 5], d=[8, 6])
+def _(b, g, r, d):
+    query, key = torch.randn(b, g * r, 5, d), torch.randn(g, 7, d)  # 5 words, 7 prompts
     # lesson 01's way: copy the heads, then score them as if prompts were words
-    copied = repeat_kv_heads(repeat(some_key, "g p d -> b g p d", b=2), 4)
-    right = attention_scores(some_query, copied)
-    wrong_groups = repeat(some_key, "g p d -> b (r g) p d", b=2, r=4)
-    mistakes = {
-        "neighbouring heads should share a key: write (g r), not (r g)": attention_scores(
-            some_query, wrong_groups
-        ),
-        "the scale is missing: multiply by 1 / sqrt(d)": right * 8**0.5,
-        "divide by the square root of the head width, not by the width": right / 8**0.5,
-    }
-    assert_close(scores, right, "b h s p", mistakes=mistakes)
-    assert_close(
-        prompt_scores(some_query, some_key, scale=0.5),
-        right * 8**0.5 * 0.5,
-        "b h s p",
-        mistakes={"the argument `scale` is ignored": right},
-        what="with scale=0.5",
+    copied = repeat_kv_heads(repeat(key, "g p d -> b g p d", b=b), r)
+    dots = attention_scores(query, copied) * d**0.5
+    other_groups = einsum(
+        query, repeat(key, "g p d -> (r g) p d", r=r), "b h s d, h p d -> b h s p"
     )
+    mixed_groups = rearrange(dots, "b (g r) s p -> b (r g) s p", g=g)
+    for scale, given in ((None, "with scale=None"), (0.5, "with scale=0.5")):
+        right = dots * (d**-0.5 if scale is None else scale)
+        factor = right.norm() / dots.norm()
+        mistakes = {
+            "neighbouring heads should share a key: write (g r), not (r g)": other_groups * factor,
+            "the heads come back in another order: merge them as you split them": (
+                mixed_groups * factor
+            ),
+            "g is summed: a name that is missing on the right is. Split the query heads into (g r)": (
+                einsum(query, key, "b h s d, g p d -> b h s p") * factor
+            ),
+            "the scale is missing: multiply by 1 / sqrt(d)": dots,
+            "the dot products are divided by the scale: multiply": dots / factor,
+        }
+        if scale is None:
+            mistakes["divide by the square root of the head width, not by the width"] = dots / d
+        else:
+            mistakes["the argument `scale` is ignored"] = dots * d**-0.5
+            mistakes["`scale` takes the place of 1 / sqrt(d)"] = right * d**-0.5
+        mine = prompt_scores(query, key, scale)
+        assert_close(mine, right, "b h s p", mistakes=mistakes, what=given)
+    assert_gradients(prompt_scores, query, key)
 
 
 # %% [raw] tags=["wrong"] says="write (g r), not (r g)"
@@ -407,7 +427,9 @@ plt.show()
 # happens next depends on who competes with whom.
 #
 # LLaMA-Adapter lets the prompts compete among themselves only: **a softmax of their own**. As in
-# most models, it is computed in float32 even where the rest is in half precision.
+# most models, it is computed in float32 even where the rest is in half precision. You will see no
+# difference: PyTorch's softmax of bfloat16 numbers computes in float32 inside, whether we ask for it
+# or not. The line makes sure of it for any other way to compute a softmax.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 3.3 · Read the prompts
@@ -459,32 +481,49 @@ def prompt_attention(
 
 
 # %% tags=["check"]
-@check("3.3", "prompt_attention")
-def _():
-    some_query = torch.randn(2, 12, 5, 8)
-    some_key, some_value = torch.randn(3, 7, 8), torch.randn(3, 7, 8)
-    attended = prompt_attention(some_query, some_key, some_value)
-    assert_shape(attended, "b h s d", b=2, h=12, s=5, d=8)
+@check("3.3", "prompt_attention", b=[2, 3], g=[3, 2], r=[4, 5])
+def _(b, g, r):
+    # 5 words, 7 prompts, d = 8
+    query, key, value = torch.randn(b, g * r, 5, 8), torch.randn(g, 7, 8), torch.randn(g, 7, 8)
+    keys, values = (repeat(x, "g p d -> b (g r) p d", b=b, r=r) for x in (key, value))
+    mixed = repeat(value, "g p d -> b (r g) p d", b=b, r=r)
+    pytorchs = nn.functional.scaled_dot_product_attention  # without a mask, over copied heads
+    for scale, given in ((None, "with scale=None"), (0.25, "with scale=0.25")):
+        right = pytorchs(query, keys, values, scale=scale)
+        scores = query @ keys.mT * (8**-0.5 if scale is None else scale)
+        mistakes = {
+            "the softmax runs over the queries; it should run over the prompts, the last axis": (
+                scores.softmax(dim=-2) @ values
+            ),
+            "the softmax runs over the heads; it should run over the prompts, the last axis": (
+                scores.softmax(dim=1) @ values
+            ),
+            "the softmax is missing": scores @ values,
+            "prompts have no causal mask: use a plain softmax": causal_softmax(scores) @ values,
+            "the values of head h are not those of its group: write (g r), not (r g)": (
+                scores.softmax(dim=-1) @ mixed
+            ),
+            "the heads come back in another order: merge them as you split them": rearrange(
+                right, "b (g r) s d -> b (r g) s d", g=g
+            ),
+            "g is summed: a name that is missing on the right is. Split the weights' heads into (g r)": (
+                einsum(scores.softmax(-1), value, "b h s p, g p d -> b h s d")
+            ),
+            "these are weighted keys: the weights are for the values": pytorchs(
+                query, keys, keys, scale=scale
+            ),
+            "prompt_scores divides by sqrt(d) already: do not divide again": pytorchs(
+                query / 8**0.5, keys, values, scale=scale
+            ),
+        }
+        if scale:
+            mistakes["the argument `scale` is ignored"] = pytorchs(query, keys, values)
+        mine = prompt_attention(query, key, value, scale)
+        assert_close(mine, right, "b h s d", mistakes=mistakes, what=given)
+    assert_gradients(prompt_attention, query, key, value)
 
-    # PyTorch's own attention, without a mask, over copied heads
-    copy = {"pattern": "g p d -> b (g r) p d", "b": 2, "r": 4}
-    key, value = repeat(some_key, **copy), repeat(some_value, **copy)
-    right = nn.functional.scaled_dot_product_attention(some_query, key, value)
-    scores = attention_scores(some_query, key)
-    mistakes = {
-        "the softmax runs over the queries; it should run over the prompts, the last axis": (
-            scores.softmax(dim=-2) @ value
-        ),
-        "the softmax is missing": scores @ value,
-        "prompts have no causal mask: use a plain softmax": causal_softmax(scores) @ value,
-    }
-    assert_close(attended, right, "b h s d", mistakes=mistakes)
-    quarter = prompt_attention(some_query, some_key, some_value, scale=0.25)
-    right = nn.functional.scaled_dot_product_attention(some_query, key, value, scale=0.25)
-    assert_close(quarter, right, "b h s d", what="with scale=0.25")
-
-    half = [x.bfloat16() for x in (some_query, some_key, some_value)]
-    assert prompt_attention(*half).dtype == torch.bfloat16, (
+    half = prompt_attention(*(x.bfloat16() for x in (query, key, value)))
+    assert half.dtype == torch.bfloat16, (
         "the result of bfloat16 values should be bfloat16: bring the weights back to their dtype"
     )
 
@@ -578,8 +617,9 @@ print(f"mean length of what a word reads from the prompts: {from_prompts.norm(di
 # *medium ●●○ · 8 minutes*
 #
 # Take one softmax over prompts and words together. A word sees all prompts, and the words up to
-# itself. Return the prompts' weights and the words' weights, in this order. `causal_softmax`
-# knows what to do when there are more keys than queries.
+# itself. There may be fewer queries than words (s < t): they are the last ones. Return the prompts'
+# weights, then the words' weights. `causal_softmax` knows what to do when there are more keys than
+# queries.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -616,34 +656,43 @@ def joint_attention_weights(
 
 
 # %% tags=["check"]
-@check("3.4", "joint_attention_weights")
-def _():
-    # b=2, h=3, s=t=5 words, p=7 prompts
-    for_prompts, for_words = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 5)
-    weights = joint_attention_weights(for_prompts, for_words)
-    assert isinstance(weights, tuple), (
-        "return two tensors: the prompts' weights, the words' weights"
-    )
-    of_prompts, of_words = weights
-    assert_shape(of_prompts, "b h s p", b=2, h=3, s=5, p=7)
-    assert_shape(of_words, "b h s t", b=2, h=3, s=5, t=5)
+@check("3.4", "joint_attention_weights", b=[2, 3, 2], s=[5, 4, 1], t=[5, 6, 4], p=[7, 3, 5])
+def _(b, s, t, p):
+    for_prompts, for_words = torch.randn(b, 3, s, p), torch.randn(b, 3, s, t)
 
-    # query after query: all 7 prompts, and the words 0 to s
-    right_prompts, right_words = torch.zeros(2, 3, 5, 7), torch.zeros(2, 3, 5, 5)
-    for s in range(5):
-        both = torch.cat([for_prompts[:, :, s], for_words[:, :, s, : s + 1]], dim=-1).softmax(-1)
-        right_prompts[:, :, s], right_words[:, :, s, : s + 1] = both[..., :7], both[..., 7:]
+    # query after query: all prompts, and the words up to itself
+    right_prompts, right_words = torch.zeros(b, 3, s, p), torch.zeros(b, 3, s, t)
+    for i in range(s):
+        seen = slice(t - s + i + 1)
+        both = torch.cat([for_prompts[:, :, i], for_words[:, :, i, seen]], dim=-1).softmax(-1)
+        right_prompts[:, :, i], right_words[:, :, i, seen] = both[..., :p], both[..., p:]
+
+    joint = torch.cat([for_prompts, for_words], dim=-1)
+    behind = causal_softmax(torch.cat([for_words, for_prompts], dim=-1))
+    first = torch.cat([torch.ones(s, p), torch.ones(s, t).tril()], dim=-1)
+    minus_infinity = float("-inf")
     mistakes = {
-        "these are two softmaxes, one for each; join the scores first": for_prompts.softmax(-1),
-        "words see later words: use causal_softmax": (
-            torch.cat([for_prompts, for_words], -1).softmax(-1)[..., :7]
+        "these are two softmaxes, one for each; join the scores first": (
+            for_prompts.softmax(-1),
+            causal_softmax(for_words),
         ),
+        "words see later words: use causal_softmax": joint.softmax(-1).split([p, t], -1),
         "put the prompts in front of the words: behind them, the mask hides them": (
-            causal_softmax(torch.cat([for_words, for_prompts], -1))[..., 5:]
+            behind.split([t, p], -1)[::-1]
         ),
+        "these are still scores: the softmax is missing": (for_prompts, for_words),
+        "the softmax runs over the queries: take the last axis": joint.softmax(-2).split(
+            [p, t], -1
+        ),
+        f"the {s} queries are the last of the {t} words, not the first": (
+            joint.masked_fill(first == 0, minus_infinity).softmax(-1).split([p, t], -1)
+        ),
+        "cut the last axis where the prompts end": behind.split([p, t], -1),
     }
-    assert_close(of_prompts, right_prompts, "b h s p", mistakes=mistakes, what="the prompts")
-    assert_close(of_words, right_words, "b h s t", what="the words")
+    mine = joint_attention_weights(for_prompts, for_words)
+    right = {"the prompts' weights": right_prompts, "the words' weights": right_words}
+    assert_results(mine, right, "b h s n", mistakes=mistakes)
+    assert_gradients(joint_attention_weights, for_prompts, for_words)
 
 
 # %% [raw] tags=["wrong"] says="these are two softmaxes"
@@ -668,7 +717,7 @@ def joint_attention_weights(scores_bhsp, scores_bhst):
     return weights[..., n_words:], weights[..., :n_words]
 """
 
-# %% [raw] tags=["right"]
+# %% [raw] tags=["wrong"] says="an axis of size 6 meets an axis of size 4"
 """
 def joint_attention_weights(scores_bhsp, scores_bhst):
     n_words = scores_bhst.shape[-1]
@@ -681,7 +730,18 @@ def joint_attention_weights(scores_bhsp, scores_bhst):
 # %% [raw] tags=["right"]
 """
 def joint_attention_weights(scores_bhsp, scores_bhst):
-    visible = torch.ones_like(scores_bhst).tril()
+    n_words = scores_bhst.shape[-1]
+    n_earlier = n_words - scores_bhst.shape[-2]
+    later = torch.ones_like(scores_bhst).triu(n_earlier + 1).bool()
+    scores = torch.cat([scores_bhsp, scores_bhst.masked_fill(later, -torch.inf)], dim=-1)
+    weights = scores.softmax(dim=-1)
+    return weights[..., :-n_words], weights[..., -n_words:]
+"""
+
+# %% [raw] tags=["right"]
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    visible = torch.ones_like(scores_bhst).tril(scores_bhst.shape[-1] - scores_bhst.shape[-2])
     prompts, words = scores_bhsp.exp(), scores_bhst.exp() * visible
     total = prompts.sum(dim=-1, keepdim=True) + words.sum(dim=-1, keepdim=True)
     return prompts / total, words / total
@@ -724,7 +784,8 @@ for size in (1.0, 0.25, 0.0):
 # %% [markdown]
 # With one softmax, random prompts leave the words a quarter of their weight. Prompts as large as
 # words take a quarter for themselves. Even prompts of zeros take a fifth: their scores are 0, and
-# exp(0) is 1. So with one softmax there is **no start that leaves the Llama alone**.
+# exp(0) is 1. None of these starts leaves the Llama alone, and in exact numbers no other one does:
+# exp(score) is more than 0 whatever the score, so **each prompt takes a share from the words**.
 #
 # With two softmaxes the words keep 100 %, whatever the prompts are: `causal_softmax(word_scores)`
 # has no prompt in it. In the paper's words, the separate softmax keeps the words' term
@@ -811,21 +872,66 @@ def position_effect(model: nn.Module, input_ids: Int[Tensor, "b s"], shift: int)
 
 
 # %% tags=["check"]
-@check("3.5", "position_effect")
-def _():
-    # a stand-in whose one logit falls with the square of the position; 14 words
-    def falling(input_ids, position_ids):
-        return SimpleNamespace(logits=-(rearrange(position_ids, "b s -> b s 1").float() ** 2))
+@check("3.5", "position_effect", b=[3, 2], n_words=[5, 7], shift=[6, 2])
+def _(b, n_words, shift):
+    class Squares(nn.Module):
+        """A stand-in: each logit is a number of its own times the square of the position."""
 
-    effect = position_effect(falling, torch.zeros(1, 14, dtype=torch.long), shift=6)
-    mistakes = {
-        "the largest change may be a fall: take .abs() before .max()": -36.0,
-        "this is the mean change; take the largest": 114.0,
-        "all positions of the second run move by `shift`": 0.0,
-        "the first run's positions start at 0": 204.0,
-    }
-    assert_close(effect, 192.0, mistakes=mistakes)
-    effect = position_effect(model, torch.tensor([[5, 17, 11]]), shift=6)
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.rand(b * n_words, 4) / 8)
+            self.factor.data[n_words + 2, 1] = -8 - torch.rand(())  # row 1, word 2: a fall
+
+        @property
+        def device(self):
+            return self.factor.device
+
+        def forward(self, input_ids, attention_mask=None, position_ids=None, **others):
+            if position_ids is None:
+                position_ids = torch.arange(input_ids.shape[1])[None]
+            factor = self.factor[input_ids % len(self.factor)]
+            return CausalLMOutput(logits=factor * position_ids[..., None] ** 2)
+
+    words, position = torch.arange(b * n_words).reshape(b, n_words), torch.arange(n_words)
+    for _ in range(2):
+        model_of_squares = Squares()
+        factor = model_of_squares.factor.detach().reshape(b, n_words, 4)
+
+        def change_between(before, after, factor=factor):
+            return factor * (after**2 - before**2)[:, None]
+
+        change = change_between(position, position + shift)
+        others = factor.flatten(0, 1).roll(-shift, 0).reshape(b, n_words, 4)
+        others = others * (position + shift)[:, None] ** 2 - factor * position[:, None] ** 2
+        right = change.abs().max()
+        mistakes = {
+            "the largest change may be a fall: take .abs() before .max()": change.max(),
+            "a change is a positive number: take its .abs()": -right,
+            "this is the mean change; take the largest": change.abs().mean(),
+            "this is the sum of all changes; take the largest": change.abs().sum(),
+            "this is the length of all changes; take the largest": change.norm(),
+            "all rows of the batch count, not the first one only": change[0].abs().max(),
+            "all rows of the batch count, not the last one only": change[-1].abs().max(),
+            "all words count, not the last one only": change[:, -1].abs().max(),
+            "all words count, not the first one only": change[:, 0].abs().max(),
+            "all positions of the second run move by `shift`": 0.0,
+            "the first run's positions start at 0": (
+                change_between(position + 1, position + 1 + shift).abs().max()
+            ),
+            "move the words by `shift`, not by 1": (
+                change_between(position, position + 1).abs().max()
+            ),
+            "add `shift` to each position, do not multiply by it": (
+                change_between(position, position * shift).abs().max()
+            ),
+            "give both runs the same ids: only the positions move": others.abs().max(),
+        }
+        mistakes = {sentence: x for sentence, x in mistakes.items() if x != right}
+        effect = position_effect(model_of_squares, words, shift)
+        shape = tuple(getattr(effect, "shape", ()))
+        assert shape == (), f"return one number, the largest of all; this is a tensor {shape}"
+        assert_close(effect, right, mistakes=mistakes)
+    effect = position_effect(model, torch.tensor([[5, 17, 11]]), shift)
     assert effect < 1e-2, "the Llama without prompts should not notice: give both runs the same ids"
 
 
@@ -854,6 +960,28 @@ def position_effect(model, input_ids, shift):
     here = model(input_ids, position_ids=position).logits
     moved = model(input_ids + shift, position_ids=position + shift).logits
     return (moved - here).abs().max().item()
+"""
+
+# %% [raw] tags=["wrong"] says="all rows of the batch count"
+"""
+def position_effect(model, input_ids, shift):
+    position = rearrange(torch.arange(input_ids.shape[1]), "s -> 1 s")
+    here = model(input_ids, position_ids=position).logits
+    moved = model(input_ids, position_ids=position + shift).logits
+    return (moved - here)[0].abs().max().item()
+"""
+
+# %% [raw] tags=["right"]
+"""
+def position_effect(model, input_ids, shift):
+    largest, device = 0.0, next(model.parameters()).device
+    position = torch.arange(input_ids.shape[1], device=device)[None]
+    for row in input_ids:
+        row = row[None].to(model.device)
+        here = model(input_ids=row, use_cache=False)["logits"]
+        moved = model(input_ids=row, position_ids=position + shift)[0]
+        largest = max(largest, (moved - here).abs().max().item())
+    return largest
 """
 
 # %% [raw] tags=["right"]
@@ -900,7 +1028,7 @@ for shift, without, with_prompts in zip(moves, bare, adapted, strict=True):
     )
 
 # %%
-# alt: Bars of the largest logit change for shifts of 1, 10 and 50 words, on a log scale: about 0.00003 for the bare Llama, about 1 with prompts.
+# alt: Bars of the largest logit change for shifts of 1, 10 and 50 words, on a log scale: about 0.00003 for the bare Llama, about 0.8 to 2 with prompts.
 fig, ax = plt.subplots(figsize=(6.5, 2.8))
 places = torch.arange(len(moves))
 for x, effects, colour, name in (
@@ -916,9 +1044,9 @@ plt.show()
 
 # %% [markdown]
 # The bare Llama does not notice: what is left is rounding. With prompts, even a move by one word
-# changes logits by about 1. **Adapters see absolute positions.** The paper does not mention it,
-# but it holds for all implementations that we looked at. So whoever pads rows on the left, or
-# packs several texts into one row, must pass the right `position_ids`.
+# changes a logit by about 2. **Adapters see absolute positions.** The paper does not mention it,
+# but it holds for all implementations that we looked at. So whoever pads rows on the left, or packs
+# several texts into one row, must pass the right `position_ids`.
 #
 # ## What you built
 #

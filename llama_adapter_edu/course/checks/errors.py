@@ -120,6 +120,25 @@ WORDS = {  # what libraries say: what it means
         "arange counts upwards, but its start lies above its end"
     ),
     r"'NoneType'": "something in it is None",
+    r"object of type '(\w+)' has no len": "a {} has no length",
+    r"'(\w+)' object is not iterable": "a loop cannot go through a {}",
+    r"expected Tensor as element \d+ in argument \d+, but got (\w+)": (
+        "a {} stands where a tensor is needed"
+    ),
+    r"expected a non-empty list of Tensors": "the list of tensors to join is empty",
+    r"split_sizes to sum exactly to (\d+).* at dimension (-?\d+)": (
+        "the sizes of split must add up to {}, the size of axis {}"
+    ),
+    r"Tensor with (\d+) elements cannot be converted to Scalar": (
+        ".item() needs one number, and gets {}"
+    ),
+    r"Tensors must have same number of dimensions: got (\d+) and (\d+)": (
+        "the tensors that are joined need equally many axes; here {} meet {}"
+    ),
+    r"cannot assign parameters? before Module.__init__": "super().__init__() comes first",
+    r"to have the same dtype, but got: (\w+) != (?:c10::)?(\w+)": (
+        "two dtypes meet, {} and {}: bring both tensors to one with .to(...)"
+    ),
     r"(?:local variable|variable) '(\w+)' .*(?:referenced|associated)": (
         "`{}` is used before it has a value"
     ),
