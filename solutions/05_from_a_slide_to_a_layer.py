@@ -17,6 +17,7 @@
 
 # %%
 import copy
+from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import torch
@@ -29,10 +30,17 @@ from llama_adapter_edu import (
     load_llama,
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course import (
+    assert_close,
+    assert_gradients,
+    assert_shape,
+    check,
+    unpacked,
+)
 from llama_adapter_edu.course.figures import ORANGE, SKY, heatmap, use_style
 from llama_adapter_edu.method.attention import (
     AttentionLayer,
+    KeyValueCache,
     apply_rotary,
     merge_heads,
     split_heads,
@@ -194,23 +202,28 @@ def draft_shapes(b: int, s: int, p: int, batch_size: int) -> dict[str, tuple[int
 
 
 # %% tags=["check"]
-@check("5.1", "draft_shapes")
-def _():
-    shapes = draft_shapes(b=4, s=5, p=7, batch_size=2)
+@check("5.1", "draft_shapes", b=[4, 3], s=[5, 6], p=[7, 8], batch_size=[2, 5])
+def _(b, s, p, batch_size):
+    shapes = draft_shapes(b=b, s=s, p=p, batch_size=batch_size)
     assert isinstance(shapes, dict), "return a dictionary; is the `return` missing?"
     names = ["query", "prompts", "key", "b, s"]
     assert sorted(shapes) == sorted(names), f"the dictionary's names are {sorted(shapes)}"
+    for name, shape in shapes.items():
+        says = f"{name} should be numbers in brackets, as (b, 9), not {shape!r}"
+        assert isinstance(shape, tuple | list), says
     shapes = {name: tuple(shape) for name, shape in shapes.items()}
 
     # The draft's own lines, run one after the other.
-    query = base(torch.randn(4, 5, 576))[1]
-    prompts = nn.Embedding(7, 576)(repeat(torch.arange(7), "p -> b p", b=2))
+    query = base(torch.randn(b, s, 576))[1]
+    prompts = nn.Embedding(p, 576)(repeat(torch.arange(p), "p -> b p", b=batch_size))
     assert shapes["query"] == query.shape, "the base returns its queries as b h s d"
-    assert shapes["prompts"] != (4, 7, 576), "prompts: the draft uses batch_size, whatever b is"
-    assert shapes["prompts"] == prompts.shape, f"prompts are {tuple(prompts.shape)} for p=7"
+    assert shapes["prompts"] != (b, p, 576), "prompts: the draft uses batch_size, whatever b is"
+    says = f"prompts are {tuple(prompts.shape)} for batch_size={batch_size}, p={p}"
+    assert shapes["prompts"] == prompts.shape, says
     assert len(shapes["key"]) == 3, "key: no line of the draft splits the heads, so 3 axes"
+    assert shapes["key"] != (b, p, 192), "key: it is made of the prompts: batch_size, not b"
     assert shapes["key"] == base.key_layer(prompts).shape, "key: key_layer makes 3 heads of 64"
-    assert shapes["b, s"] != (4, 5), "b, s: axis 1 of the queries holds the heads, not the words"
+    assert shapes["b, s"] != (b, s), "b, s: axis 1 of the queries holds the heads, not the words"
     assert shapes["b, s"] == query.shape[:2], "b, s: read axes 0 and 1 of the queries"
 
 
@@ -376,6 +389,19 @@ torch.manual_seed(0)
 finished = open_gates(FinishedLayer(copy.deepcopy(base), 10, 576))  # known to be right
 drafted = open_gates(build(draft))  # runs, but is full of bugs
 
+
+class Spoilt(nn.Module):
+    """A right layer with one mistake behind it; the checks below try your tests on such layers."""
+
+    def __init__(self, layer: nn.Module, mistake: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.mistake = copy.deepcopy(layer), mistake
+
+    def forward(self, hidden_states: Tensor, **kwargs) -> tuple[Tensor, Tensor]:
+        output, queries = self.layer(hidden_states, **kwargs)
+        return self.mistake(output), queries
+
+
 for name, layer in {"finished": finished, "drafted": drafted}.items():
     output, queries = layer(hidden[:2])
     print(f"{name:9}", tuple(output.shape), tuple(queries.shape))
@@ -414,7 +440,7 @@ for name, layer in {"finished": finished, "drafted": drafted}.items():
 # </details>
 # <details><summary>Hint 3: a line with blanks</summary>
 #
-# `changed = hidden.clone(); changed[:, word] += ___`, then compare `layer(changed)[0][:, :____]`
+# `changed = hidden.clone(); changed[:, word] = ___`, then compare `layer(changed)[0][:, :____]`
 # with `before[:, :____]`
 #
 # </details>
@@ -430,38 +456,55 @@ def is_causal(layer: nn.Module, hidden: Float[Tensor, "b s m"]) -> bool:
         before = layer(hidden)[0]
         for word in range(hidden.shape[1]):
             changed = hidden.clone()
-            changed[:, word] += 1
+            changed[:, word] = -changed[:, word]
             after = layer(changed)[0]
-            if not torch.allclose(before[:, :word], after[:, :word], atol=1e-4):
+            if not torch.allclose(before[:, :word], after[:, :word]):
                 return False
     return True
     ### END SOLUTION
 
 
 # %% tags=["check"]
-@check("5.2", "is_causal")
-def _():
-    x = hidden[:2, :7]
+@check("5.2", "is_causal", b=[2, 3], s=[5, 9])
+def _(b, s):
+    x = hidden[:b, :s]
     verdict = is_causal(base, x)
-    assert isinstance(verdict, bool), f"return True or False, not {type(verdict).__name__}"
+    assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
     says = "your test fails a causal layer: only outputs in front of the changed word count"
     assert verdict, says
     assert is_causal(finished, x), says
-    assert not is_causal(drafted, x), "your test passes the draft, where early outputs move"
+    causal = Spoilt(finished, lambda y: y + y.cumsum(dim=1))
+    assert is_causal(causal, x), "your test fails a layer that reads earlier words"
+
+    def dealt_out_again(y):  # heads to words, as in the draft
+        return rearrange(y, "b s (h d) -> b h s d", h=9).reshape(y.shape)
 
     not_causal = {
+        "your test passes the draft, where early outputs move": dealt_out_again,
         "your test passes a layer in which each word reads the next one": (
-            lambda x: x + x.roll(-1, dims=1)
+            lambda y: y + y.roll(-1, dims=1)
         ),
         "your test passes a layer in which word 0 reads word 1: change each word, not only one": (
-            lambda x: torch.cat([x[:, :1] + x[:, 1:2].sum(1, keepdim=True), x[:, 1:]], dim=1)
+            lambda y: torch.cat([y[:, :1] + y[:, 1:2].sum(1, keepdim=True), y[:, 1:]], dim=1)
         ),
-        "your test passes a layer in which all read a hundredth of the last word: too tolerant": (
-            lambda x: x + 0.01 * x[:, -1:]
+        "your test passes a layer in which only the word before the last reads the last one": (
+            lambda y: torch.cat([y[:, :-2], y[:, -2:-1] + y[:, -1:], y[:, -1:]], dim=1)
+        ),
+        "your test passes a layer in which all read a thousandth of the last word: too tolerant": (
+            lambda y: y + 0.001 * y[:, -1:]
+        ),
+        "your test passes a layer that mixes the words of the last sentence: compare all of them": (
+            lambda y: torch.cat([y[:-1], y[-1:].flip(1)])
+        ),
+        "your test passes a layer in which one entry of each word reads later ones: compare all": (
+            lambda y: torch.cat([y[..., :-1], y[..., -1:] + 0.01 * y[:, -1:, :1]], dim=-1)
         ),
     }
-    for says, output in not_causal.items():
-        assert not is_causal(lambda x, output=output: (output(x), None), x), says
+    if s > 8:
+        says = "your test passes a layer in which all read word 8: go through all words of `hidden`"
+        not_causal[says] = lambda y: y + y[:, 8:9].sum(dim=1, keepdim=True)
+    for says, mistake in not_causal.items():
+        assert not is_causal(Spoilt(finished, mistake), x), says
 
 
 # %% [raw] tags=["wrong"] says="only outputs in front of the changed word count"
@@ -615,39 +658,61 @@ def is_batch_independent(layer: nn.Module, hidden: Float[Tensor, "b s m"]) -> bo
 
 
 # %% tags=["check"]
-@check("5.3", "is_batch_independent")
-def _():
-    x = hidden[:, :5]
+@check("5.3", "is_batch_independent", b=[3, 4], s=[5, 7])
+def _(b, s):
+    x = hidden[:b, :s]
     verdict = is_batch_independent(base, x)
-    assert isinstance(verdict, bool), f"return True or False, not {type(verdict).__name__}"
+    assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
     says = "your test fails a layer that treats each sentence alone; allow a rounding error of 1e-4"
     assert verdict, says
     assert is_batch_independent(finished, x), says
-    says = "your test passes the draft with 4 sentences; it is right for 1 and 2 of them only"
-    assert not is_batch_independent(drafted, x), says
+    rounding = Spoilt(finished, lambda y: y + 1e-5 * torch.randn_like(y))
+    assert is_batch_independent(rounding, x), says
+    backwards = Spoilt(finished, lambda y: y.flip(1))
+    assert is_batch_independent(backwards, x), "your test looks at words; only sentences count"
 
     mixes_sentences = {
         "your test passes a layer that adds the mean of the batch: run each sentence alone": (
-            lambda x: x + x.mean(dim=0, keepdim=True)
+            lambda y: y + y.mean(dim=0, keepdim=True)
         ),
         "your test passes a layer that multiplies by the number of sentences: run each alone": (
-            lambda x: x * len(x)
+            lambda y: y * len(y)
         ),
         "your test passes a layer that spoils the last sentence: compare all of them": (
-            lambda x: torch.cat([x[:-1], x[-1:] * len(x)])
+            lambda y: torch.cat([y[:-1], y[-1:] * len(y)])
+        ),
+        "your test passes a layer that spoils the first sentence: compare all of them": (
+            lambda y: torch.cat([y[:1] * len(y), y[1:]])
+        ),
+        "your test passes a layer that spoils sentence 1 only: compare all of them": (
+            lambda y: torch.cat([y[:1], y[1:2] * len(y), y[2:]])
+        ),
+        "your test passes a layer that swaps neighbours: alone is a batch of one, not of two": (
+            lambda y: torch.cat([pair.flip(0) for pair in y.split(2)])
+        ),
+        "your test passes a layer that spoils the last word of each sentence: compare all words": (
+            lambda y: torch.cat([y[:, :-1], y[:, -1:] * len(y)], dim=1)
+        ),
+        "your test passes a layer that adds a thousandth of other sentences: too tolerant": (
+            lambda y: y + 0.001 * y.roll(1, dims=0)
         ),
     }
-    for says, output in mixes_sentences.items():
-        assert not is_batch_independent(lambda x, output=output: (output(x), None), x), says
+    if b > 3:
+        says = (
+            "your test passes a layer in which all read sentence 3: take all sentences of `hidden`"
+        )
+        mixes_sentences[says] = lambda y: y + y[3:4].sum(dim=0, keepdim=True)
+    for says, mistake in mixes_sentences.items():
+        assert not is_batch_independent(Spoilt(finished, mistake), x), says
 
 
-# %% [raw] tags=["wrong"] says="your test passes the draft with 4 sentences"
+# %% [raw] tags=["wrong"] says="that adds the mean of the batch"
 """
 def is_batch_independent(layer, hidden):
     return layer(hidden)[0].shape == hidden.shape and layer(hidden[:1])[0].shape == hidden[:1].shape
 """
 
-# %% [raw] tags=["wrong"] says="your test passes the draft with 4 sentences"
+# %% [raw] tags=["wrong"] says="multiplies by the number of sentences"
 """
 def is_batch_independent(layer, hidden):
     # Changes the other sentences, but never their number.
@@ -774,7 +839,7 @@ def moves_with_the_model(layer: nn.Module) -> bool:
 def _():
     subject = copy.deepcopy(finished)
     verdict = moves_with_the_model(subject)
-    assert isinstance(verdict, bool), f"return True or False, not {type(verdict).__name__}"
+    assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
     says = "your test has moved the layer itself, and its numbers are lost: move a copy"
     assert not any(p.is_meta for p in subject.parameters()), says
     assert verdict, "your test fails the finished layer, which holds parameters only"
@@ -792,7 +857,7 @@ def _():
     says = "your test passes a layer whose gate is a plain tensor: look at every attribute"
     assert not moves_with_the_model(plain_gate), says
 
-    nested = nn.Sequential(nn.Sequential(copy.deepcopy(drafted)))
+    nested = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), copy.deepcopy(drafted)))
     says = "your test passes the draft inside another module: look at all of layer.modules()"
     assert not moves_with_the_model(nested), says
 
@@ -962,64 +1027,110 @@ class AdaptationPromptAttentionLayer(nn.Module):
 
 
 # %% tags=["check"]
-@check("5.5", "AdaptationPromptAttentionLayer")
-def _():
-    biased = copy.deepcopy(base)
-    biased.output_layer = nn.Linear(576, 576)
-    layer = AdaptationPromptAttentionLayer(biased, num_prompt_tokens=7, emb_dim=576)
+@check("5.5", "AdaptationPromptAttentionLayer", p=[7, 5], m=[144, 40], d=[16, 64])
+def _(p, m, d):
+    sizes = (m, 9 * d), (m, 3 * d), (m, 3 * d), (9 * d, m)
+    biased = AttentionLayer(*(nn.Linear(*size) for size in sizes), head_dim=d)
+    layer = AdaptationPromptAttentionLayer(biased, num_prompt_tokens=p, emb_dim=m)
 
     # What trains.
-    trains = sorted(name for name, p in layer.named_parameters() if p.requires_grad)
+    trains = sorted(name for name, x in layer.named_parameters() if x.requires_grad)
     says = "exactly prompt_embedding.weight and adaption_gate should train: freeze the base"
     assert trains == ["adaption_gate", "prompt_embedding.weight"], says
     shape = tuple(layer.adaption_gate.shape)
     assert shape == (9,), f"adaption_gate has shape {shape}; one gate for each head: (9,)"
+    assert_shape(layer.prompt_embedding.weight, "p m", p=p, m=m)
+
+    # What equations 7 and 8 say, head by head.
+    x = torch.randn(3, 5, m)
+    frozen, query = biased(x)
+    gate, prompts = layer.adaption_gate, layer.prompt_embedding.weight
+    o, bias = biased.output_layer.weight, biased.output_layer.bias
+
+    def attended(key, value):
+        read = []
+        for h in range(9):
+            g = slice(d * (h // 3), d * (h // 3) + d)
+            scores = einsum(query[:, h], key[:, g], "b s d, p d -> b s p") / d**0.5
+            read.append(einsum(scores.softmax(dim=-1), value[:, g], "b s p, p d -> b s d"))
+        return torch.stack(read, dim=1)  # b h s d
+
+    def side_by_side(opening, heads):
+        return torch.cat([opening[h] * heads[:, h] for h in range(9)], dim=-1)
+
+    heads = attended(biased.key_layer(prompts), biased.value_layer(prompts))
+    open_to_one = side_by_side(torch.ones(9), heads)
 
     # Closed gates: the base, bit for bit.
-    x = hidden[:3, :5]
-    result = layer(x)
-    says = "forward should return a pair, (hidden_state, query_states)"
-    assert isinstance(result, tuple) and len(result) == 2, says
-    frozen, query = biased(x)
-    assert_shape(result[0], "b s m", b=3, s=5, m=576)
-    assert_close(result[1], query, "b h s d", what="the second value, the queries")
-    twice = frozen + biased.output_layer.bias
-    mistakes = {"closed gates add the bias of output_layer: it is counted twice": twice}
-    assert_close(result[0], frozen, "b s m", mistakes=mistakes, what="the output with closed gates")
-
-    # Open gates: equation 7 and 8, head by head.
-    layer = open_gates(layer)
-    gate, prompts = layer.adaption_gate, layer.prompt_embedding.weight
-    key, value = biased.key_layer(prompts), biased.value_layer(prompts)
-    read = []
-    for h in range(9):
-        g = slice(64 * (h // 3), 64 * (h // 3) + 64)
-        scores = einsum(query[:, h], key[:, g], "b s d, p d -> b s p") / 8
-        read.append(einsum(scores.softmax(dim=-1), value[:, g], "b s p, p d -> b s d"))
-    heads = torch.stack(read, dim=1)  # b h s d
-    added = torch.cat([gate[h].tanh() * read[h] for h in range(9)], dim=-1)
-    no_tanh = torch.cat([gate[h] * read[h] for h in range(9)], dim=-1)
-    scrambled = (rearrange(gate, "h -> h 1 1").tanh() * heads).reshape(3, 5, 576)
-    o = biased.output_layer.weight
+    output, queries = unpacked(layer(x), "the layer's output", "its queries")
     mistakes = {
-        "the prompts' part does not go through output_layer (eq. 8)": frozen + added,
-        "the bias of output_layer is counted twice": twice + F.linear(added, o),
-        "the tanh around the gate is missing": frozen + F.linear(no_tanh, o),
-        "heads and words are mixed up: use merge_heads": frozen + F.linear(scrambled, o),
+        "output and queries look swapped": query,
+        "closed gates add the bias of output_layer: it is counted twice": frozen + bias,
+        "closed gates add something: the gate is not used": frozen + F.linear(open_to_one, o),
+        "the base's output is lost: add the prompts' part to it": torch.zeros_like(frozen),
+        "the base's output is lost: add the prompts' part to it and project once": (
+            torch.zeros_like(frozen) + bias
+        ),
     }
+    what = "the output with closed gates"
+    assert_close(output, frozen, "b s m", mistakes=mistakes, what=what)
+    assert_close(queries, query, "b h s d", what="the second value, the queries")
+
+    def call(hidden_states, prompts, gate):
+        own = {"prompt_embedding.weight": prompts, "adaption_gate": gate}
+        return torch.func.functional_call(layer, own, (hidden_states,))
+
+    assert_gradients(call, x[:1, :2], prompts, gate, what="with closed gates", tol=0.002)
+
+    # Open gates.
+    layer = open_gates(layer)
+    nn.init.normal_(prompts)  # training has changed them
+    key, value = biased.key_layer(prompts), biased.value_layer(prompts)
+    heads, opening = attended(key, value), gate.tanh()
+    added = side_by_side(opening, heads)
+    scrambled = (rearrange(opening, "h -> h 1 1") * heads).reshape(3, 5, 9 * d)
+    swapped = side_by_side(opening, attended(value, key))
     right = frozen + F.linear(added, o)
+    mistakes = {
+        "the prompts add nothing: add their part to the base's output": frozen,
+        "the base's output is lost: add the prompts' part to it": F.linear(added, o),
+        "the prompts' part is taken away, not added": frozen - F.linear(added, o),
+        "the bias of output_layer is counted twice": right + bias,
+        "the tanh around the gate is missing": (frozen + F.linear(side_by_side(gate, heads), o)),
+        "the tanh is applied twice: gated_prompt_attention does it already": (
+            frozen + F.linear(side_by_side(opening.tanh(), heads), o)
+        ),
+        "heads and words are mixed up: use merge_heads": frozen + F.linear(scrambled, o),
+        "keys and values of the prompts look swapped": frozen + F.linear(swapped, o),
+    }
+    if m == 9 * d:
+        not_projected = "the prompts' part does not go through output_layer (eq. 8)"
+        turned = "the rows and columns of output_layer's weight look swapped"
+        mistakes |= {not_projected: frozen + added, turned: frozen + added @ o}
     output = layer(x)[0]
     assert_close(output, right, "b s m", tol=1e-4, mistakes=mistakes, what="the output")
+    assert_gradients(call, x[:1, :2], prompts, gate, tol=0.002)
 
-    # Gradients, behaviour (your own tests), and a base in half precision.
-    output.sum().backward()
-    assert prompts.grad is not None, "the prompts get no gradient"
-    assert gate.grad is not None, "the gates get no gradient"
+    def of_prompts(hidden_states):
+        return layer(hidden_states)[0] - biased(hidden_states)[0]
+
+    assert_gradients(of_prompts, 3 * x[:1, :2], what="the prompts' part")
+
+    # kwargs: with a cache the words come in two parts.
+    cache = KeyValueCache()
+    layer(x[:, :2], cache=cache)
+    later = layer(hidden_states=x[:, 2:], cache=cache)[0]
+    mistakes = {"the cache does not reach the base: give it **kwargs": layer(x[:, 2:])[0]}
+    what = "the output for words 2 to 4, with a cache"
+    assert_close(later, right[:, 2:], "b s m", tol=1e-4, mistakes=mistakes, what=what)
+
+    # Behaviour (your own tests), and a base in half precision.
     assert is_causal(layer, x), "your is_causal fails this layer"
     assert is_batch_independent(layer, x), "your is_batch_independent fails this layer"
     assert moves_with_the_model(layer), "your moves_with_the_model fails this layer"
-    half = open_gates(AdaptationPromptAttentionLayer(copy.deepcopy(base).bfloat16(), 7, 576))
-    assert half.adaption_gate.dtype == torch.float32, "the gate should be float32 on any base"
+    half = open_gates(AdaptationPromptAttentionLayer(copy.deepcopy(biased).bfloat16(), p, m))
+    for x16 in (half.adaption_gate, half.prompt_embedding.weight):
+        assert x16.dtype == torch.float32, "prompts and gate should be float32 on any base"
     says = "on a bfloat16 base the output should be bfloat16"
     assert half(x.bfloat16())[0].dtype == torch.bfloat16, says
 
@@ -1096,7 +1207,7 @@ class AdaptationPromptAttentionLayer(nn.Module):
         return hidden_state + F.linear(merge_heads(added), base.output_layer.weight), query
 """
 
-# %% [raw] tags=["wrong"] says="forward should return a pair"
+# %% [raw] tags=["wrong"] says="return them with a comma between"
 """
 class AdaptationPromptAttentionLayer(nn.Module):
     def __init__(self, base_attention_layer, num_prompt_tokens, emb_dim):
@@ -1133,7 +1244,7 @@ class AdaptationPromptAttentionLayer(nn.Module):
         return hidden_state + F.linear(added, base.output_layer.weight), query
 """
 
-# %% [raw] tags=["wrong"] says="the prompts get no gradient"
+# %% [raw] tags=["wrong"] says="no gradient reaches `prompts`"
 """
 class AdaptationPromptAttentionLayer(nn.Module):
     def __init__(self, base_attention_layer, num_prompt_tokens, emb_dim):
@@ -1414,37 +1525,54 @@ class LlamaAttentionWithQueries(nn.Module):
             hidden_state, _ = self.attention(hidden_states, position_embeddings, **kwargs)
         finally:
             hook.remove()
-        query_states = split_heads(queries[0], self.head_dim)
+        query_states = split_heads(queries.pop(), self.head_dim)
         return hidden_state, apply_rotary(query_states, *position_embeddings)
         ### END SOLUTION
 
 
 # %% tags=["check"]
-@check("5.6", "LlamaAttentionWithQueries")
-def _():
-    real = copy.deepcopy(model.model.layers[3].self_attn)
+@check("5.6", "LlamaAttentionWithQueries", layer=[3, 11])
+def _(layer):
+    real = copy.deepcopy(model.model.layers[layer].self_attn)
     shim = LlamaAttentionWithQueries(real)
-    x = torch.randn(2, 5, 576)
-    rotary = model.model.rotary_emb(x, rearrange(torch.arange(4, 9), "s -> 1 s"))  # words 4 to 8
     mask = torch.zeros(2, 1, 5, 5)
     mask[:, :, :, 3:] = -1e9  # words 3 and 4 are hidden from all
 
-    result = shim(x, position_embeddings=rotary, attention_mask=mask)
-    says = "forward should return a pair, (hidden_state, query_states)"
-    assert isinstance(result, tuple) and len(result) == 2, says
-    output, queries = result
-    no_mask = real(x, rotary)[0]
-    mistakes = {"the mask is not passed on: give **kwargs to the attention": no_mask}
-    right = real(x, rotary, attention_mask=mask)[0]
-    assert_close(output, right, "b s m", mistakes=mistakes, what="the output")
+    reached = {}
+    real.register_forward_pre_hook(lambda *given: reached.update(given[-1]), with_kwargs=True)
+    for start in (4, 0):  # two calls, at the positions 4 to 8 and 0 to 4
+        x = torch.randn(2, 5, 576)
+        positions = rearrange(torch.arange(start, start + 5), "s -> 1 s")
+        rotary = model.model.rotary_emb(x, positions)
+        result = shim(x, position_embeddings=rotary, attention_mask=mask, position_ids=positions)
+        output, queries = unpacked(result, "the attention's output", "its queries")
 
-    says = "the second value is None: LlamaAttention's attention weights, not the queries"
-    assert queries is not None, says
-    unrotated = rearrange(real.q_proj(x), "b s (h d) -> b h s d", d=64)
-    mistakes = {"the queries are not rotated by their positions": unrotated}
-    right = apply_rotary(unrotated, *rotary)
-    assert_close(queries, right, "b h s d", mistakes=mistakes, what="the queries")
-    assert not real.q_proj._forward_hooks, "a hook stays on q_proj: take it off with hook.remove()"
+        says = "the second value is None: LlamaAttention's attention weights, not the queries"
+        assert queries is not None, says
+        unrotated = rearrange(real.q_proj(x), "b s (h d) -> b h s d", d=64)
+        right = apply_rotary(unrotated, *rotary)
+        mistakes = {
+            "the mask is not passed on: give **kwargs to the attention": real(x, rotary)[0],
+            "output and queries look swapped": right,
+        }
+        expected = real(x, rotary, attention_mask=mask)[0]
+        assert_close(output, expected, "b s m", mistakes=mistakes, what="the output")
+        says = "position_ids are not passed on: give all of **kwargs to the attention"
+        assert "position_ids" in reached, says
+        mistakes = {
+            "the queries are not rotated by their positions": unrotated,
+            "they are rotated twice": apply_rotary(right, *rotary),
+            "cos and sin look swapped": apply_rotary(unrotated, *rotary[::-1]),
+        }
+        assert_close(queries, right, "b h s d", mistakes=mistakes, what="the queries")
+        says = "a hook stays on q_proj: take it off with hook.remove()"
+        assert not real.q_proj._forward_hooks, says
+
+    def call(hidden_states, place):
+        return shim(hidden_states, position_embeddings=rotary)[place]
+
+    assert_gradients(call, x, 0, what="the output")
+    assert_gradients(call, x, 1, what="the queries")
 
 
 # %% [raw] tags=["wrong"] says="the queries are not rotated"
@@ -1643,8 +1771,9 @@ print("same words with and without the cache:", torch.equal(with_cache, without)
 # </details>
 # <details><summary>Which of the silent bugs would your tests find with closed gates?</summary>
 #
-# Only the tensor that does not move, and the base that is not frozen. All others are multiplied by
-# zero.
+# The tensor that does not move, the base that is not frozen, and the bare tensor: it comes apart
+# along the batch whatever the gates are, so `is_causal`, `is_batch_independent` and the comparison
+# complain. All others are multiplied by zero.
 #
 # </details>
 # <details><summary>The wrapper projects twice. How could once be enough?</summary>

@@ -12,6 +12,7 @@
 # Shapes: `b` batch, `s` query position, `t` key position. Everything else here is a list.
 
 # %% tags=["nbval-ignore-output"]
+import copy
 import difflib
 import json
 import random
@@ -29,7 +30,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from llama_adapter_edu import encode_dataset, load_instructions
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course import assert_close, assert_shape, check, unpacked
 from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, use_style
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.course.tasks.packing import collate_packed, pack, padding_share
@@ -190,24 +191,41 @@ def encode_row(
 
 
 # %% tags=["check"]
-@check("7.1", "encode_row")
-def _():
-    row = encode_row(tokenizer, "Say hello in French", "Bonjour")
-    assert isinstance(row, dict) and set(row) == {"input_ids", "labels"}, (
+@check(
+    "7.1",
+    "encode_row",
+    instruction=["Say hello in French", "Begin with two empty lines", "Say nothing"],
+    output=["Bonjour", "\n\nBonjour, mes amis", ""],
+    eos_token=["<|im_end|>", "<|endoftext|>", "<|im_end|>"],
+)
+def _(instruction, output, eos_token):
+    spoken = tokenizer if eos_token == tokenizer.eos_token else copy.deepcopy(tokenizer)
+    spoken.eos_token = eos_token
+    row = encode_row(spoken, instruction, output)
+    assert isinstance(row, Mapping) and set(row) == {"input_ids", "labels"}, (
         'return a dictionary, {"input_ids": ..., "labels": ...}'
     )
     ids, labels = row["input_ids"], row["labels"]
     assert isinstance(ids, list) and isinstance(labels, list), "return plain lists of numbers"
-    assert len(ids) == len(labels), f"{len(ids)} ids, but {len(labels)} labels: one for each id"
 
-    prompt = encode_prompt(tokenizer, "Say hello in French")
-    n, closing = len(prompt), tokenizer.eos_token_id
+    prompt, closing = encode_prompt(spoken, instruction), spoken.eos_token_id
+    n, answer = len(prompt), [*spoken(output)["input_ids"], closing]
+    assert ids[:n] == prompt or ids[: n - 1] != prompt[:-1], (
+        "a token spans the border: the answer's first line break melted into the prompt's last "
+        "one. Turn prompt and answer into tokens one by one"
+    )
     assert ids[:n] == prompt, "the row should begin with the prompt's ids, from encode_prompt"
-    assert ids[-1] == closing, "the closing token is missing: the model would never learn to stop"
-    text = format_prompt(tokenizer, "Say hello in French", response="Bonjour")
-    assert tokenizer.decode(ids) == text, f"the whole row should read {text!r}"
+    assert ids != prompt + answer[:-1], (
+        "the closing token is missing: the model would never learn to stop"
+    )
+    assert ids != [*prompt, *answer, closing], "the closing token stands there twice"
+    assert ids[-1] == closing, (
+        f"the row should end with tokenizer.eos_token_id, here {closing}, not {ids[-1]}"
+    )
+    text = spoken.decode([*prompt, *answer])
+    assert ids == [*prompt, *answer], f"the whole row should read {text!r}: {spoken.decode(ids)!r}"
 
-    answer = ids[n:]
+    assert len(ids) == len(labels), f"{len(ids)} ids, but {len(labels)} labels: one for each id"
     shifted = [IGNORE_INDEX] * (n - 1) + answer + [IGNORE_INDEX]
     assert labels != shifted, "the labels are shifted by one, but the model shifts them itself"
     assert labels[:n] != ids[:n], "the prompt is learnt, too: its labels should be IGNORE_INDEX"
@@ -217,13 +235,6 @@ def _():
         "the closing token has no label: the model would not learn to stop"
     )
     assert labels[n:] == answer, "the answer's labels are the answer's ids"
-
-    prompt = encode_prompt(tokenizer, "Begin with two empty lines")
-    row = encode_row(tokenizer, "Begin with two empty lines", "\n\nBonjour")
-    assert row["input_ids"][: len(prompt)] == prompt, (
-        "a token spans the border: the answer's first line break melted into the prompt's last "
-        "one. Turn prompt and answer into tokens one by one"
-    )
 
 
 # %% [raw] tags=["wrong"] says="the prompt is learnt, too"
@@ -386,51 +397,70 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, I
 
 
 # %% tags=["check"]
-@check("7.2", "collate")
-def _():
-    # b=2 rows of 4 and 2 tokens; 9 is the closing token and the padding token
-    short = {"input_ids": [7, 9], "labels": [IGNORE_INDEX, 9], "instruction": "not used"}
-    long = {"input_ids": [5, 6, 8, 9], "labels": [IGNORE_INDEX, 6, 8, 9], "instruction": ""}
-    batch = collate([long, short], pad_token_id=9)
+@check("7.2", "collate", lengths=[[4, 2], [2, 5, 3]], pad_token_id=[9, 3])
+def _(lengths, pad_token_id):
+    # 9 is the closing token; in the first batch it is the padding token, too
+    rows, b, s = [], len(lengths), max(lengths)
+    for n in lengths:
+        ids = [*torch.randint(4, 9, (n - 1,)).tolist(), 9]
+        rows.append({"input_ids": ids, "labels": [IGNORE_INDEX, *ids[1:]], "instruction": "unused"})
+    batch = collate(rows, pad_token_id=pad_token_id)
     names = {"input_ids", "attention_mask", "labels"}
-    assert isinstance(batch, dict) and set(batch) == names, (
+    assert isinstance(batch, Mapping) and set(batch) == names, (
         f"return a dictionary with {', '.join(sorted(names))}"
     )
-    for name in names:
-        assert_shape(batch[name], "b s", b=2, s=4)
+    for name in sorted(names):
+        assert_shape(batch[name], "b s", b=b, s=s)
 
-    left = {"pad on the right: the rows should begin in the first column": [9, 9, 7, 9]}
-    mistakes = {words: torch.tensor([[5, 6, 8, 9], row]) for words, row in left.items()}
-    right = torch.tensor([[5, 6, 8, 9], [7, 9, 9, 9]])
+    def padded(lists, filler, left=False):
+        gaps = [[filler] * (s - len(values)) for values in lists]
+        both = zip(gaps, lists, strict=True) if left else zip(lists, gaps, strict=True)
+        return torch.tensor([[*first, *second] for first, second in both])
+
+    ids, labels = ([row[name] for row in rows] for name in ("input_ids", "labels"))
+    right = padded(ids, pad_token_id)
+    mistakes = {
+        "pad on the right: the rows should begin in the first column": (
+            padded(ids, pad_token_id, left=True)
+        ),
+        "the ids are padded with 0: give pad_sequence padding_value=pad_token_id": padded(ids, 0),
+        "the ids are padded with IGNORE_INDEX; that is for labels": padded(ids, IGNORE_INDEX),
+        "these are the labels; the ids of a row are in row['input_ids']": padded(
+            labels, pad_token_id
+        ),
+    }
     assert_close(batch["input_ids"], right, "b s", mistakes=mistakes, what="input_ids")
 
+    ones = [[1] * n for n in lengths]
+    visible = padded(ones, 0)
     closing = "a closing token is hidden: take the mask from the lengths of the rows, not the ids"
     mistakes = {
-        closing: (right != 9).long(),
-        "padding is visible: the mask should be 0 there": torch.ones(2, 4),
-        "the mask is upside down: 1 on tokens, 0 on padding": torch.tensor(
-            [[0, 0, 0, 0], [0, 0, 1, 1]]
-        ),
+        "padding is visible: the mask should be 0 there": torch.ones(b, s),
+        "the mask is upside down: 1 on tokens, 0 on padding": 1 - visible,
+        "the mask holds ids: it should be 1 on tokens, 0 on padding": padded(ids, 0),
+        "the mask says what is learnt; it should be 1 on all tokens": (
+            padded(labels, IGNORE_INDEX) != IGNORE_INDEX
+        ).long(),
+        "pad the mask with 0": padded(ones, pad_token_id),
     }
-    right = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    assert_close(batch["attention_mask"], right, "b s", mistakes=mistakes, what="attention_mask")
+    if pad_token_id == 9:
+        mistakes[closing] = (right != 9).long()
+    assert_close(batch["attention_mask"], visible, "b s", mistakes=mistakes, what="attention_mask")
 
-    none = IGNORE_INDEX
+    right = padded(labels, IGNORE_INDEX)
     mistakes = {
-        "padding is learnt: its labels should be IGNORE_INDEX": torch.tensor(
-            [[none, 6, 8, 9], [none, 9, 9, 9]]
-        ),
-        "0 is the id of a real token; pad the labels with IGNORE_INDEX": torch.tensor(
-            [[none, 6, 8, 9], [none, 9, 0, 0]]
-        ),
-        "closing tokens are not learnt: pad the labels, do not search them for the padding id": (
-            torch.tensor([[none, 6, 8, none], [none, none, none, none]])
-        ),
-        "these are the ids; the labels of a row are in row['labels']": torch.tensor(
-            [[5, 6, 8, 9], [7, 9, none, none]]
+        "padding is learnt: its labels should be IGNORE_INDEX": padded(labels, pad_token_id),
+        "0 is the id of a real token; pad the labels with IGNORE_INDEX": padded(labels, 0),
+        "these are the ids; the labels of a row are in row['labels']": padded(ids, IGNORE_INDEX),
+        "these are the ids with their padding; a label of padding is IGNORE_INDEX": padded(
+            ids, pad_token_id
         ),
     }
-    right = torch.tensor([[none, 6, 8, 9], [none, 9, none, none]])
+    if pad_token_id == 9:
+        says = (
+            "closing tokens are not learnt: pad the labels, do not search them for the padding id"
+        )
+        mistakes[says] = right.masked_fill(right == 9, IGNORE_INDEX)
     assert_close(batch["labels"], right, "b s", mistakes=mistakes, what="labels")
 
 
@@ -606,10 +636,11 @@ print(f"mean of the three losses:  {alone.mean():.3f}")
 # take 8 rows at a time, in random order.
 #
 # Two ways waste less. **Length grouping** puts rows of similar length into a batch. **Packing**
-# puts several rows into one, one behind the other, until 256 tokens are full.
+# puts several rows into one, one behind the other, until 256 tokens are full. To waste little,
+# `pack` starts with the long rows, so the rows come out in another order: shuffle what it returns.
 
 # %%
-# alt: Three drawings of batches as horizontal bars. In random order nearly half is white padding, grouped by length a little, packed almost none.
+# alt: Three drawings of batches as horizontal bars. In random order nearly half is padding, in a light colour, grouped by length a little, packed almost none.
 mixed = encode_dataset(commands.to_list() + numbers.to_list(), tokenizer)
 lengths = [len(ids) for ids in mixed["input_ids"]]
 order = random.Random(0).sample(range(120), 120)
@@ -798,6 +829,7 @@ def _():
         " 80": ("80 ", True),
         "8": ("80", False),
         "80 %": ("80", False),
+        "8 0": ("80", False),
         "Attic": ("attic", False),
         "": ("off", False),
     }
@@ -809,16 +841,22 @@ def _():
     assert single["80 %"] == 0, "'80 %' is not '80': the answer goes on talking, that is wrong"
     assert single["8"] == 0 and single[""] == 0, "a part of the expected text is not all of it"
     assert single["Attic"] == 0, "'Attic' is not 'attic': capital letters count"
+    assert single["8 0"] == 0, "'8 0' is not '80': only spaces at the ends do no harm"
 
     share = exact_match(list(pairs), [e for e, _ in pairs.values()])
     mistakes = {
         "this is the number of right answers; divide by how many there are": 3.0,
-        "return a share from 0 to 1, not percent": 300 / 7,
+        "return a share from 0 to 1, not percent": 300 / 8,
         "this only says whether all are right; return the share": 0.0,
+        "this only says whether any is right; return the share": 1.0,
+        "this is the share of wrong answers": 5 / 8,
     }
-    assert_close(share, 3 / 7, mistakes=mistakes)
+    assert_close(share, 3 / 8, mistakes=mistakes)
+    assert_close(exact_match(["a", "b", "c"], ["a", "b", "x"]), 2 / 3, what="2 of 3 right answers")
     swapped = exact_match(["on", "off"], ["off", "on"])
     assert swapped == 0, "each answer belongs to the expected text at its own place"
+    twice = exact_match(["on", "on", "on"], ["on", "off", "off"])
+    assert_close(twice, 1 / 3, what="the same answer three times, right once")
 
 
 # %% [raw] tags=["wrong"] says="use strip, on both texts"
@@ -963,33 +1001,47 @@ def group_split(
 
 
 # %% tags=["check"]
-@check("7.4", "group_split")
-def _():
-    # 10 groups: "a" has 1 row, "b" has 2, ...; 55 rows, mixed
-    some_groups = [letter for n, letter in enumerate("abcdefghij", start=1) for _ in range(n)]
+@check("7.4", "group_split", n=[10, 9], test_share=[0.3, 0.4], n_test=[3, 4])
+def _(n, test_share, n_test):
+    # "a" has 1 row, "b" has 2, and so on; mixed
+    some_groups = ["abcdefghij"[i] for i in range(n) for _ in range(i + 1)]
     random.Random(1).shuffle(some_groups)
-    sides = group_split(some_groups, 0.3)
-    assert isinstance(sides, tuple) and len(sides) == 2, "return two lists: training, test"
-    train, test = (list(side) for side in sides)
-    assert all(isinstance(row, int) for row in train + test), (
+    n_rows = len(some_groups)
+    train, test = map(list, unpacked(group_split(some_groups, test_share), "training", "test"))
+    assert all(hasattr(row, "__index__") for row in train + test), (
         "return row numbers, not the groups: 0 is the first row"
     )
     both = {some_groups[row] for row in train} & {some_groups[row] for row in test}
     assert not both, f"{len(both)} groups are on both sides: hold out groups, not rows"
-    assert sorted(train + test) == list(range(55)), "each of the 55 rows goes to one of the sides"
+    assert sorted(train + test) == list(range(n_rows)), (
+        f"each of the {n_rows} rows goes to one of the sides"
+    )
     held_out = {some_groups[row] for row in test}
-    assert len(held_out) != 7, "training and test look swapped: training comes first"
+    assert len(held_out) != n - n_test, "training and test look swapped: training comes first"
     for seed in range(5):
-        count = len({some_groups[row] for row in group_split(some_groups, 0.3, seed)[1]})
-        assert count == 3, f"0.3 of 10 groups are 3 for the test, got {count} with seed {seed}"
+        count = len({some_groups[row] for row in group_split(some_groups, test_share, seed)[1]})
+        assert count == n_test, (
+            f"{test_share} of {n} groups are {n_test} for the test, got {count} with seed {seed}"
+        )
+    nobody, everybody = (len(group_split(some_groups, share)[1]) for share in (0.0, 1.0))
+    assert nobody == 0, f"test_share=0 should hold out nothing, got {nobody} rows"
+    assert everybody == n_rows, f"test_share=1 should hold out all {n_rows} rows, got {everybody}"
 
     def held_out_from(rows, seed):
-        return frozenset(rows[row] for row in group_split(rows, 0.3, seed)[1])
+        return frozenset(rows[row] for row in group_split(rows, test_share, seed)[1])
+
+    class Group(str):
+        """A text whose place in a set is decided by who came first, as it may be for any text."""
+
+        def __hash__(self):
+            return 0
 
     assert held_out_from(some_groups, 0) == held_out, "the same seed should give the same split"
-    assert held_out_from(some_groups[::-1], 0) == held_out, (
-        "the split depends on the order of the rows: sort the groups before you shuffle them"
-    )
+    for seed in range(5):
+        rows = list(map(Group, some_groups))
+        assert held_out_from(rows[::-1], seed) == held_out_from(rows, seed), (
+            "the split depends on the order of the rows: sort the groups before you shuffle them"
+        )
     several = {held_out_from(some_groups, seed) for seed in range(5)}
     assert len(several) > 1, "five seeds hold out the same groups: shuffle them with the seed"
 

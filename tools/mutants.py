@@ -28,10 +28,15 @@ OTHER = {
 TURNED = {ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Lt: ast.Gt, ast.LtE: ast.GtE}
 
 
-def mutants(solution: str, exercise_names: tuple[str, ...], notebook: set[str]) -> Iterator[Mutant]:
-    """All mutants of a solved cell; `notebook` holds the names of values it could read there."""
+def mutants(
+    solution: str, exercise_names: tuple[str, ...], notebook: set[str], lines: set[int]
+) -> Iterator[Mutant]:
+    """All mutants of a solved cell; `notebook` holds the names of values it could read there.
+
+    `lines`: where the solution stands. The rest of the cell is given, so nobody gets it wrong.
+    """
     seen = {ast.unparse(names.parse(solution))}
-    for what, tree in _changed_sources(solution):
+    for what, tree in _changed_sources(solution, lines):
         source = ast.unparse(ast.fix_missing_locations(tree))
         if source not in seen:
             seen.add(source)
@@ -40,8 +45,10 @@ def mutants(solution: str, exercise_names: tuple[str, ...], notebook: set[str]) 
         yield from _wrapped(solution, name, notebook)
 
 
-def _changed_sources(solution: str) -> Iterator[tuple[str, ast.Module]]:
+def _changed_sources(solution: str, lines: set[int]) -> Iterator[tuple[str, ast.Module]]:
     for place, node in enumerate(_code(names.parse(solution))):
+        if getattr(node, "lineno", min(lines)) not in lines:
+            continue
         for what, change in _changes(node):
             tree = names.parse(solution)
             target = list(_code(tree))[place]
@@ -236,7 +243,7 @@ def _wrapped(solution: str, name: str, notebook: set[str]) -> Iterator[Mutant]:
 
         if result != "None" and "Tensor" in ast.unparse(method.args):
             yield f"{target}: result cached by shapes", with_body(CACHED)
-        if "Tensor" in result:
+        if "Tensor" in result and "Int[" not in result:  # integers have no gradient
             yield f"{target}: result detached", with_body(DETACHED)
         count = len(method.args.defaults)
         optional = {a.arg for a in method.args.args[-count:]} if count else set()

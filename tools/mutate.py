@@ -26,7 +26,7 @@ from tools import names  # noqa: E402
 from tools.lesson import Exercise, Lesson  # noqa: E402
 from tools.master import read_lesson  # noqa: E402
 from tools.mutants import mutants  # noqa: E402
-from tools.regions import solve  # noqa: E402
+from tools.regions import own_lines, solve  # noqa: E402
 
 SECONDS = 20  # after which a mutant counts as endless
 EQUAL = ROOT / "solutions" / "equal_mutants"
@@ -127,10 +127,10 @@ def judge_exercise(lesson: Lesson, exercise: Exercise, notebook: dict, show: boo
     equal = equal_mutants(lesson, exercise)
     found = {"mutants": 0, "rejected": 0, "raw": 0, "equal": {}, "survivors": []}
     values = {name for name, value in notebook.items() if not callable(value)}
-    solution = lesson.solution(exercise)
+    solution, own = lesson.solution(exercise), own_lines(lesson.cells[exercise.code].source)
     if said := verdict(lesson.cells[exercise.check].source, solution, exercise, notebook):
         raise SystemExit(f"the check rejects the solution: {said}")
-    for what, source in mutants(solution, exercise.names, values):
+    for what, source in mutants(solution, exercise.names, values, own):
         try:
             said = verdict(lesson.cells[exercise.check].source, source, exercise, notebook)
         except Exception:  # no answer at all: the cell itself stops

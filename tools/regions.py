@@ -16,6 +16,16 @@ def solve(source: str) -> str:
     return _rewrite(source, lambda _, lines: [line for line in lines if not GIVEN.match(line)])
 
 
+def own_lines(source: str) -> set[int]:
+    """The line numbers of the solved cell, from 1, that lie in a region; the others are given."""
+    mark = "\0"
+    marked = _rewrite(
+        source, lambda _, lines: [mark + line for line in lines if not GIVEN.match(line)]
+    )
+    numbered = enumerate(marked.split("\n"), start=1)
+    return {number for number, line in numbered if line.startswith(mark)}
+
+
 def _stub(indent: str, lines: list[str]) -> list[str]:
     given = [GIVEN.sub(r"\1", line) for line in lines if GIVEN.match(line)]
     return [f"{indent}# YOUR CODE HERE", *given, f"{indent}raise NotImplementedError"]

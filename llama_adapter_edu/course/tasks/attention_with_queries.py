@@ -46,5 +46,5 @@ class LlamaAttentionWithQueries(nn.Module):
             hidden_state, _ = self.attention(hidden_states, position_embeddings, **kwargs)
         finally:
             hook.remove()
-        query_states = split_heads(queries[0], self.head_dim)
+        query_states = split_heads(queries.pop(), self.head_dim)
         return hidden_state, apply_rotary(query_states, *position_embeddings)
