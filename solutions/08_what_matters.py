@@ -15,6 +15,7 @@
 import json
 import math
 import random
+import warnings
 from importlib import resources
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,7 @@ from llama_adapter_edu import (
     generate_answers,
     load_llama,
 )
-from llama_adapter_edu.course import assert_close, check
+from llama_adapter_edu.course import assert_close, assert_results, check, unpacked
 from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, use_style
 from llama_adapter_edu.course.tasks.home_commands import generate, home_commands, rooms
 from llama_adapter_edu.data.evaluate import exact_match, longest_answer
@@ -152,27 +153,48 @@ def mean_and_error(scores: Float[Tensor, "n"]) -> tuple[float, float]:
 
 
 # %% tags=["check"]
-@check("8.1", "mean_and_error")
-def _():
-    # 1, 2, 6: the mean is 3, the squared deviations are 4 + 1 + 9 = 14
-    pair = mean_and_error(torch.tensor([1.0, 2.0, 6.0]))
-    assert isinstance(pair, tuple) and len(pair) == 2, "return two numbers: mean, error"
-    mean, error = pair
-    assert_close(mean, 3.0, mistakes={"this is the median": 2.0}, what="the mean")
+@check(
+    "8.1", "mean_and_error", scores=[[1.0, 2.0, 6.0], [4.0, 1.0, 2.0, 9.0, 4.0], [3.0, 7.0, 5.0]]
+)
+def _(scores):
+    n, middle = len(scores), sum(scores) / len(scores)
+    squares = sum((score - middle) ** 2 for score in scores)
+    mean, error = unpacked(mean_and_error(torch.tensor(scores)), "the mean", "the error")
+    mistakes = {
+        "this is the median": sorted(scores)[n // 2],
+        "this is the sum; divide by n": sum(scores),
+        "mean and error look swapped": (squares / (n - 1) / n) ** 0.5,
+    }
+    assert_close(mean, middle, mistakes=mistakes, what="the mean")
     mistakes = {
         "this is the spread of single runs; the mean of n runs is steadier: divide by sqrt(n)": (
-            (14 / 2) ** 0.5
+            (squares / (n - 1)) ** 0.5
         ),
         "divide the squares by n - 1, not by n: the mean was made from the same scores": (
-            (14 / 3 / 3) ** 0.5
+            (squares / n / n) ** 0.5
         ),
-        "divide by the square root of n, not by n": (14 / 2) ** 0.5 / 3,
-        "this is the variance of the mean; take its square root": 14 / 2 / 3,
+        "divide by the square root of n, not by n": (squares / (n - 1)) ** 0.5 / n,
+        "this is the variance of the mean; take its square root": squares / (n - 1) / n,
+        "divide by sqrt(n), not by sqrt(n - 1): the spread has its n - 1 already": (
+            (squares / (n - 1) / (n - 1)) ** 0.5
+        ),
+        "divide by sqrt(n), do not multiply": (squares / (n - 1) * n) ** 0.5,
     }
-    assert_close(error, (14 / 2 / 3) ** 0.5, mistakes=mistakes, what="the error")
-    mean, error = mean_and_error(torch.tensor([4.0]))
-    assert mean == 4 and error != 0, "one run says nothing about the spread: its error is not 0"
-    assert math.isnan(error), "one run says nothing about the spread: return float('nan')"
+    assert_close(error, (squares / (n - 1) / n) ** 0.5, mistakes=mistakes, what="the error")
+    assert not isinstance(mean, Tensor), "return plain numbers: the mean is a tensor, take .item()"
+    assert not isinstance(error, Tensor), (
+        "return plain numbers: the error is a tensor, take .item()"
+    )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the spread of a single number
+        alone = unpacked(mean_and_error(torch.tensor(scores[:1])), "the mean", "the error")
+        zeros = unpacked(mean_and_error(torch.zeros(2)), "the mean", "the error")
+    assert alone[0] == scores[0], f"the mean of one run is its score, {scores[0]}, got {alone[0]!r}"
+    said = "one run says nothing about the spread: return float('nan') as its error, not"
+    assert alone[1] is not None and math.isnan(alone[1]), f"{said} {alone[1]!r}"
+    said = "two equal runs have the error 0; only a single one has none"
+    assert tuple(zeros) == (0, 0), f"{said}: got {tuple(zeros)}"
 
 
 # %% [raw] tags=["wrong"] says="divide by sqrt(n)"
@@ -193,7 +215,7 @@ def mean_and_error(scores):
     return scores.mean().item(), scores.std().item() / len(scores)
 """
 
-# %% [raw] tags=["wrong"] says="its error is not 0"
+# %% [raw] tags=["wrong"] says="return float('nan') as its error, not 0.0"
 """
 def mean_and_error(scores):
     error = scores.std().item() / len(scores) ** 0.5 if len(scores) > 1 else 0.0
@@ -464,31 +486,45 @@ def paired_difference(changed: dict[int, float], default: dict[int, float]) -> t
 
 
 # %% tags=["check"]
-@check("8.2", "paired_difference")
-def _():
-    # seed 7 ran with one setting only; the seeds stand in another order
-    some, others = {0: 0.5, 3: 0.9, 4: 0.3, 7: 0.0}, {4: 0.2, 0: 0.3, 3: 0.6}
-    pair = paired_difference(some, others)
-    assert isinstance(pair, tuple) and len(pair) == 2, "return two numbers: mean, error"
-    # the differences are 0.2, 0.3, 0.1
-    mistakes = {
-        "the sign: take changed - default": -0.2,
-        "seed 7 has no partner: leave it out": 1.7 / 4 - 1.1 / 3,
-    }
-    assert_close(pair[0], 0.2, mistakes=mistakes, what="the mean")
-    one_by_one = math.hypot(
-        torch.tensor([0.5, 0.9, 0.3]).std().item(), torch.tensor([0.2, 0.3, 0.6]).std().item()
+@check("8.2", "paired_difference", lonely=[7, 1], last=[0.1, 0.25])
+def _(lonely, last):
+    # one seed ran with one setting only, another with the other; the seeds stand in another order
+    some = {0: 0.5, 3: 0.9, 4: 0.2 + last, lonely: 0.0, 9: 0.7}
+    others = {4: 0.2, 12: 0.95, 0: 0.3, 3: 0.6}
+    differences = torch.tensor([0.2, 0.3, last])
+    right = differences.mean().item(), differences.std().item() / 3**0.5
+    in_their_order = torch.tensor(list(some.values())[:4]) - torch.tensor(list(others.values()))
+    spreads = (torch.tensor(list(some.values())[:3]).std(), torch.tensor([0.2, 0.3, 0.6]).std())
+    counted = (
+        torch.tensor([0.2, 0.3, last, 0.0, 0.7]),
+        torch.tensor([0.2, 0.3, last, 0.0, 0.7, -0.95]),
     )
     mistakes = {
+        "the sign: take changed - default": (-right[0], None),
+        f"the seeds {lonely} and 9 have no partner: leave them out": (
+            sum(some.values()) / 5 - 2.05 / 4,
+            None,
+        ),
+        "seeds without a partner count as 0; leave them out, too": (counted[0].mean().item(), None),
+        "seeds without a partner count as 0; leave them out": (counted[1].mean().item(), None),
         "pair by seed, not by place: the dictionaries stand in another order": (
-            torch.tensor([0.3, 0.6, -0.3]).std().item() / 3**0.5
+            in_their_order.mean().item(),
+            in_their_order.std().item() / 2,
         ),
         "these are the errors of both means, added; take the error of the differences": (
-            one_by_one / 3**0.5
+            None,
+            math.hypot(*spreads) / 3**0.5,
         ),
-        "this is the spread of the differences; their mean's error is smaller by sqrt(n)": 0.1,
+        "this is the spread of the differences; their mean's error is smaller by sqrt(n)": (
+            None,
+            differences.std().item(),
+        ),
     }
-    assert_close(pair[1], 0.1 / 3**0.5, mistakes=mistakes, what="the error")
+    expected = {"the mean": right[0], "the error": right[1]}
+    assert_results(paired_difference(some, others), expected, mistakes=mistakes)
+    expected = {"the mean": -right[0], "the error": right[1]}
+    what = "with the two settings swapped"
+    assert_results(paired_difference(others, some), expected, what=what)
 
 
 # %% [raw] tags=["wrong"] says="take changed - default"
@@ -498,7 +534,7 @@ def paired_difference(changed, default):
     return mean_and_error(torch.tensor([default[seed] - changed[seed] for seed in seeds]))
 """
 
-# %% [raw] tags=["wrong"] says="seed 7 has no partner"
+# %% [raw] tags=["wrong"] says="the seeds 7 and 9 have no partner"
 """
 def paired_difference(changed, default):
     mean, error = mean_and_error(torch.tensor(list(changed.values())))
@@ -720,24 +756,44 @@ def cheapest_good_cell(cells: dict[int, Float[Tensor, "n"]]) -> int:
 
 
 # %% tags=["check"]
-@check("8.3", "cheapest_good_cell")
-def _():
-    # The best mean is 0.90, with an error of 0.03: the line is at 0.87.
-    cells = {
-        40: torch.tensor([0.88, 0.89, 0.90]),
-        8: torch.tensor([0.85, 0.86, 0.855]),
-        50: torch.tensor([0.84, 0.90, 0.96]),
-        1: torch.tensor([0.30, 0.31, 0.32]),
-        20: torch.tensor([0.87, 0.88, 0.89]),
-        10: torch.tensor([0.76, 0.86, 0.96]),
+@check("8.3", "cheapest_good_cell", shift=[0.0, -0.2], price=[1, 7])
+def _(shift, price):
+    # The best mean is 0.90, with an error of 0.035: the line is at 0.865. It is neither the first cell
+    # nor the last, and neither the cheapest nor the dearest.
+    scores = {
+        40: [0.88, 0.89, 0.90],
+        8: [0.85, 0.86, 0.855],
+        50: [0.84, 0.90, 0.96],
+        1: [0.30, 0.31, 0.32],
+        20: [0.86, 0.88, 0.90],
+        10: [0.76, 0.86, 0.96],
+        60: [0.84, 0.85, 0.86],
+        15: [0.86, 0.861, 0.862],
+        30: [0.40, 0.60, 1.40],
     }
+    cells = {price * cost: torch.tensor(values) + shift for cost, values in scores.items()}
     chosen = cheapest_good_cell(cells)
-    assert chosen != 50, "50 is the best cell, but a cheaper one is nearly as good"
-    assert chosen != 1, "1 is the cheapest of all, and far from good: its mean is below the line"
-    assert chosen != 10, "10 got the benefit of its own error; subtract the error of the best cell"
-    assert chosen != 8, "the line is too low: use the standard error, not the spread of the runs"
-    assert chosen != 40, "40 is good enough, and so is a cheaper one: look at all cells"
-    assert chosen == 20, f"the cheapest cell with a mean of at least 0.87 is 20, got {chosen!r}"
+    assert chosen in cells, f"return the cost of one of the cells, not {chosen!r}"
+    why = {
+        50: "is the best cell, but a cheaper one is nearly as good",
+        1: "is the cheapest of all, and far from good: its mean is below the line",
+        10: "got the benefit of its own error; subtract the error of the best cell",
+        8: "is not good enough, the line is too low: use the standard error of the best cell, not the spread of its runs",
+        40: "is good enough, and so is a cheaper one: look at all cells, and compare their costs",
+        60: "is the dearest cell, and not good enough",
+        15: "is below the line: the best mean minus the best cell's error",
+        30: "has one very good run; compare means",
+    }
+    cost = int(chosen) // price
+    assert cost == 20, f"{chosen} {why[cost]}"
+
+    def right(*means):
+        """Cells of equal runs: the error is 0, and the line is the best mean itself."""
+        return {price * (n + 2): torch.full((3,), mean) for n, mean in enumerate(means)}
+
+    said = "two cells have the best mean: both are on the line, and the cheaper one counts"
+    assert cheapest_good_cell(right(0.5, 0.75, 0.75, 0.25)) == price * 3, said
+    assert cheapest_good_cell(right(0.75, 0.5)) == price * 2, "the cheapest may be the best, too"
 
 
 # %% [raw] tags=["wrong"] says="50 is the best cell"
@@ -879,21 +935,37 @@ def share_unmoved(numbers: Float[Tensor, "n"], step: float) -> float:
 
 
 # %% tags=["check"]
-@check("8.4", "share_unmoved")
-def _():
+@check("8.4", "share_unmoved", sign=[1.0, -1.0])
+def _(sign):
     # Above 4 the neighbours in bfloat16 are 1/32 apart, above 1 it is 1/128, above 0.5 it is
     # 1/256, around 0.1 it is 1/2048. A step of 0.003 is lost if it is below half of that.
-    numbers = torch.tensor([6.01, -1.51, 1.26, 0.76, 0.101, -0.123, 0.52])
+    numbers = sign * torch.tensor([6.01, -1.51, 1.26, 0.76, 0.101, -0.123, 0.52])
     share = share_unmoved(numbers, step=0.003)
-    assert isinstance(share, float), f"return a float, not {type(share).__name__}"
+    assert not isinstance(share, Tensor), "return a number, not a tensor: take .item()"
     mistakes = {
         "this is the share that moves": 4 / 7,
         "nothing is lost here: round the numbers to bfloat16 first, then the result": 0.0,
         "this is how many do not move; a share lies between 0 and 1: take the mean": 3.0,
+        "this is a percentage; a share lies between 0 and 1": 300 / 7,
     }
     assert_close(share, 3 / 7, mistakes=mistakes)
-    assert share_unmoved(torch.tensor([1.5, 3.0]), step=1.0) == 0, "a large step moves everything"
-    assert share_unmoved(torch.tensor([1.5, 3.0]), step=1e-6) == 1, "a tiny step moves nothing"
+    for numbers, step, right, says in (
+        ([1.5, 3.0], 1.0, 0.0, "a large step moves everything"),
+        ([1.5, 3.0], 1e-6, 1.0, "a tiny step moves nothing"),
+        ([0.1, 0.1], 1e-6, 1.0, "a tiny step moves nothing, also where bfloat16 rounds the number"),
+        (
+            [1.0, 0.5],
+            0.003,
+            0.0,
+            "below 1 the neighbours are closer: subtract the step, not add it",
+        ),
+        ([-1.0], 0.003, 1.0, "above -1 the neighbours are further apart: subtract the step"),
+        ([1.5], 0.5, 0.0, "a number that halves has moved"),
+    ):
+        found = share_unmoved(
+            torch.tensor(numbers) if sign > 0 else torch.tensor(numbers * 2), step
+        )
+        assert abs(found - right) < 1e-6, f"{numbers} and a step of {step:g}: {says}; got {found:g}"
 
 
 # %% [raw] tags=["wrong"] says="this is the share that moves"

@@ -38,7 +38,14 @@ from llama_adapter_edu import (
 )
 from llama_adapter_edu.adapters import attach
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_shape, check
+from llama_adapter_edu.course import (
+    assert_close,
+    assert_gradients,
+    assert_results,
+    assert_shape,
+    check,
+    unpacked,
+)
 from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, heatmap, plot_loss, use_style
 from llama_adapter_edu.course.tasks.digits import (
     HELD_OUT,
@@ -172,22 +179,31 @@ def image_vector(
 
 
 # %% tags=["check"]
-@check("9.1", "image_vector")
-def _():
-    # b=2 pictures, three scales of width 5, 3 and 4, m=7
-    scales = [torch.randn(2, 5), torch.randn(2, 3), torch.randn(2, 4)]
-    projection = nn.Linear(12, 7)
+@check("9.1", "image_vector", b=[2, 3], widths=[[5, 3, 4], [2, 6]])
+def _(b, widths):
+    # b pictures, scales of different widths, m=7
+    scales = [torch.randn(b, width) for width in widths]
+    projection = nn.Linear(sum(widths), 7)
     vector = image_vector(scales, projection)
-    assert_shape(vector, "b m", b=2, m=7)
+    assert_shape(vector, "b m", b=b, m=7)
 
     # the same sum, scale by scale: each has its own columns of the matrix
-    parts = projection.weight.split([5, 3, 4], dim=1)
+    parts = projection.weight.split(widths, dim=1)
     right = projection.bias + sum(scale @ part.T for scale, part in zip(scales, parts, strict=True))
     mistakes = {
         "the scales are in the wrong order": projection(torch.cat(scales[::-1], dim=-1)),
         "that is one scale only": projection.bias + scales[-1] @ parts[-1].T,
+        "that is the first scale only": projection.bias + scales[0] @ parts[0].T,
+        "the projection's bias is lost: call projection(...)": right - projection.bias,
     }
     assert_close(vector, right, "b m", mistakes=mistakes)
+    assert_gradients(image_vector, scales, projection)
+    others = tuple(2 * scale + 1 for scale in scales)
+    right = projection(torch.cat(others, dim=-1))
+    assert_close(image_vector(others, projection), right, "b m", what="for other pictures")
+    image_vector(scales, projection).sum().backward()
+    said = "the projection gets no gradient: it is what learns to see"
+    assert projection.weight.grad is not None and projection.weight.grad.any(), said
 
 
 # %% [raw] tags=["wrong"] says="the scales are in the wrong order"
@@ -202,7 +218,7 @@ def image_vector(features, projection):
     return torch.cat(list(features), dim=-1)
 """
 
-# %% [raw] tags=["wrong"] says="Sizes of tensors must match"
+# %% [raw] tags=["wrong"] says="torch.cat along axis 0 needs all other sizes equal"
 """
 def image_vector(features, projection):
     return projection(torch.cat(list(features), dim=0))
@@ -276,32 +292,37 @@ def add_image(prompts: Float[Tensor, "p m"], image: Float[Tensor, "b m"]) -> Flo
 
 
 # %% tags=["check"]
-@check("9.2", "add_image")
-def _():
-    # p=5 prompts, b=3 pictures, m=7
-    prompts, pictures = torch.randn(5, 7), torch.randn(3, 7)
+@check("9.2", "add_image", b=[3, 2], p=[5, 4])
+def _(b, p):
+    # p prompts, b pictures, m=7
+    prompts, pictures = torch.randn(p, 7), torch.randn(b, 7)
     added = add_image(prompts, pictures)
-    assert_shape(added, "b p m", b=3, p=5, m=7)
+    assert_shape(added, "b p m", b=b, p=p, m=7)
 
-    right = torch.empty(3, 5, 7)
-    for b in range(3):
-        for p in range(5):
-            right[b, p] = prompts[p] + pictures[b]
-    first = repeat(prompts, "p m -> b p m", b=3).clone()
+    right = torch.empty(b, p, 7)
+    for row in range(b):
+        for slot in range(p):
+            right[row, slot] = prompts[slot] + pictures[row]
+    first = repeat(prompts, "p m -> b p m", b=b).clone()
     first[:, 0] += pictures
+    every = repeat(prompts, "p m -> b p m", b=b)
     mistakes = {
         "only the first prompt got the picture; eq. 10 repeats it for all": first,
-        "each row gets its own picture; this is the mean of all": repeat(
-            prompts + pictures.mean(dim=0), "p m -> b p m", b=3
-        ),
+        "each row gets its own picture; this is the mean of all": every + pictures.mean(dim=0),
+        "each row gets its own picture; this is the sum of all": every + pictures.sum(dim=0),
+        "each row gets its own picture; this is the first one": every + pictures[0],
         "the prompts themselves are lost: add, do not replace": repeat(
-            pictures, "b m -> b p m", p=5
+            pictures, "b m -> b p m", p=p
         ),
+        "the picture is missing: add it to every prompt": every,
+        "add the picture, do not multiply": every * rearrange(pictures, "b m -> b 1 m"),
+        "add the picture, do not subtract": 2 * every - right,
     }
     assert_close(added, right, "b p m", mistakes=mistakes)
+    assert_gradients(add_image, prompts, pictures)
 
 
-# %% [raw] tags=["wrong"] says="The size of tensor a"
+# %% [raw] tags=["wrong"] says="an axis of size 5 meets an axis of size 3"
 """
 def add_image(prompts, image):
     return prompts + image
@@ -416,30 +437,48 @@ def image_keys_values(
 
 
 # %% tags=["check"]
-@check("9.3", "image_keys_values")
-def _():
-    # b=3 rows, p=5 prompts, m=14, g=2 key/value heads of d=4
-    projections = nn.Linear(14, 8), nn.Linear(14, 8)
+@check("9.3", "image_keys_values", b=[3, 2], g=[2, 3])
+def _(b, g):
+    # b rows, p=5 prompts, m=14, g key/value heads of d=4
+    projections = nn.Linear(14, 4 * g), nn.Linear(14, 4 * g)
     of_layer = partial(
         prompt_keys_values, key_proj=projections[0], value_proj=projections[1], head_dim=4
     )
-    prompts = torch.randn(3, 5, 14)
-    result = image_keys_values(prompts, of_layer)
-    assert isinstance(result, tuple) and len(result) == 2, "return two tensors: keys and values"
+    prompts = torch.randn(b, 5, 14)
+    mine = unpacked(image_keys_values(prompts, of_layer), "the keys", "the values")
+    for what, x in zip(("the keys", "the values"), mine, strict=True):
+        assert isinstance(x, Tensor), f"{what} should be a tensor, got {type(x).__name__}"
+        assert_shape(x, "b g p d", b=b, g=g, p=5, d=4)
 
     rights = [torch.stack(rows) for rows in zip(*map(of_layer, prompts), strict=True)]
-    for what, mine, right, other in (
-        ("the keys", result[0], rights[0], rights[1]),
-        ("the values", result[1], rights[1], rights[0]),
-    ):
-        assert_shape(mine, "b g p d", b=3, g=2, p=5, d=4)
-        mixed = rearrange(rearrange(right, "b g p d -> g (b p) d"), "g (p b) d -> b g p d", b=3)
-        mistakes = {
-            "keys and values are swapped": other,
-            "rows are mixed up: join and split in the same order, (b p) both times": mixed,
-            "all rows have the keys and values of row 0": repeat(right[0], "g p d -> b g p d", b=3),
-        }
-        assert_close(mine, right, "b g p d", mistakes=mistakes, what=what)
+
+    def both(change):
+        return tuple(change(right) for right in rights)
+
+    mistakes = {
+        "rows are mixed up: join and split in the same order, (b p) both times": both(
+            lambda x: rearrange(rearrange(x, "b g p d -> g (b p) d"), "g (p b) d -> b g p d", b=b)
+        ),
+        "rows and heads are mixed: reshape cannot move the row axis, rearrange can": both(
+            lambda x: rearrange(x, "b g p d -> g (b p) d").reshape(b, g, 5, 4)
+        ),
+        "all rows have the keys and values of row 0": both(
+            lambda x: repeat(x[0], "g p d -> b g p d", b=b)
+        ),
+        "all rows have the keys and values of the last row": both(
+            lambda x: repeat(x[-1], "g p d -> b g p d", b=b)
+        ),
+        "the rows stand in the wrong order": both(lambda x: x.flip(0)),
+    }
+    expected = {"the keys": rights[0], "the values": rights[1]}
+    assert_results(mine, expected, "b g p d", mistakes=mistakes)
+    assert_gradients(image_keys_values, prompts, of_layer)
+    others = nn.Linear(14, 4 * g), nn.Linear(14, 4 * g)
+    again = partial(prompt_keys_values, key_proj=others[0], value_proj=others[1], head_dim=4)
+    rights = [torch.stack(rows) for rows in zip(*map(again, prompts), strict=True)]
+    expected = {"the keys": rights[0], "the values": rights[1]}
+    what = "of another layer"
+    assert_results(image_keys_values(prompts, again), expected, "b g p d", what=what)
 
 
 # %% [raw] tags=["wrong"] says="rows are mixed up"
@@ -450,7 +489,7 @@ def image_keys_values(prompts, keys_values):
     return tuple(rearrange(x, "g (p b) d -> b g p d", b=b) for x in (key, value))
 """
 
-# %% [raw] tags=["wrong"] says="expected 2 dims"
+# %% [raw] tags=["wrong"] says="the pattern names 2 axes, the tensor has 3"
 """
 def image_keys_values(prompts, keys_values):
     return keys_values(prompts)
@@ -551,28 +590,54 @@ def attend_row_by_row(
 
 
 # %% tags=["check"]
-@check("9.4", "attend_row_by_row")
-def _():
-    # b=3 rows, s=7 words, p=5 prompts; each of g=2 key/value heads serves r=3 query heads, d=4
-    prompt = AdaptionPrompt(5, 14, 6)
+@check("9.4", "attend_row_by_row", b=[3, 2], g=[2, 3], scale=[0.3, None])
+def _(b, g, scale):
+    # b rows, s=7 words, p=5 prompts; each of g key/value heads serves r=4 query heads, d=6
+    prompt = AdaptionPrompt(5, 14, 4 * g)
     nn.init.normal_(prompt.gate)
-    query = torch.randn(3, 6, 7, 4)
-    prompt_key, prompt_value = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4)
-    added = attend_row_by_row(prompt, query, prompt_key, prompt_value, 0.3)
-    assert_shape(added, "b h s d", b=3, h=6, s=7, d=4)
+    query = torch.randn(b, 4 * g, 7, 6)
+    prompt_key, prompt_value = torch.randn(b, g, 5, 6), torch.randn(b, g, 5, 6)
+    added = attend_row_by_row(prompt, query, prompt_key, prompt_value, scale)
+    assert_shape(added, "b h s d", b=b, h=4 * g, s=7, d=6)
 
-    def by_torch(key, value, scale=0.3):
-        key, value = (repeat(x, "b g p d -> b (g r) p d", r=3) for x in (key, value))
+    def by_torch(key, value, scale=scale, gate=prompt.gate):
+        key, value = (repeat(x, "b g p d -> b (g r) p d", r=4) for x in (key, value))
         attended = scaled_dot_product_attention(query, key, value, scale=scale)
-        return rearrange(prompt.gate.tanh(), "h -> h 1 1") * attended
+        return rearrange(gate.tanh(), "h -> h 1 1") * attended
 
-    row_0 = [repeat(x[0], "g p d -> b g p d", b=3) for x in (prompt_key, prompt_value)]
+    right = by_torch(prompt_key, prompt_value)
+    row_0, last = (
+        [repeat(x[row], "g p d -> b g p d", b=b) for x in (prompt_key, prompt_value)]
+        for row in (0, -1)
+    )
     mistakes = {
         "all rows look at the prompts of row 0": by_torch(*row_0),
-        "the scale is not handed on": by_torch(prompt_key, prompt_value, scale=None),
+        "all rows look at the prompts of the last row": by_torch(*last),
+        "keys and values are swapped": by_torch(prompt_value, prompt_key),
+        "this is one gate for all heads; each head has its own": by_torch(
+            prompt_key, prompt_value, gate=prompt.gate[:1]
+        ),
     }
-    right = by_torch(prompt_key, prompt_value)
+    if scale:
+        mistakes["the scale is not handed on"] = by_torch(prompt_key, prompt_value, scale=None)
     assert_close(added, right, "b h s d", mistakes=mistakes)
+    inputs = query, prompt_key, prompt_value
+    assert_gradients(partial(attend_row_by_row, prompt, scale=scale), *inputs)
+
+    other = AdaptionPrompt(5, 14, 4 * g)
+    nn.init.normal_(other.gate)
+    right = by_torch(prompt_key, prompt_value, scale=None, gate=other.gate)
+    added = attend_row_by_row(other, query, prompt_key, prompt_value)
+    assert_close(added, right, "b h s d", what="with another prompt module and no scale given")
+    added.sum().backward()
+    said = "no gradient reaches the gate of `prompt`, so it would never open"
+    assert other.gate.grad is not None and other.gate.grad.any(), said
+
+    one = AdaptionPrompt(5, 14, 1)
+    nn.init.normal_(one.gate)
+    right = by_torch(prompt_key, prompt_value, gate=one.gate)
+    added = attend_row_by_row(one, query, prompt_key, prompt_value, scale)
+    assert_close(added, right, "b h s d", what="with one gate for all heads")
 
 
 # %% [raw] tags=["wrong"] says="all rows look at the prompts of row 0"

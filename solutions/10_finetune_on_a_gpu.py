@@ -198,34 +198,63 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
 
 
 # %% tags=["check"]
-@check("10.1", "real_learning_rate", "learning_rate_factor")
-def _():
+@check(
+    "10.1",
+    "real_learning_rate",
+    "learning_rate_factor",
+    base=[9e-3, 4e-3],
+    rows=[64, 32],
+    steps=[24, 37],
+    warmup=[4, 7],
+)
+def _(base, rows, steps, warmup):
     mistakes = {
-        "this is the trap: multiply by the batch, divide by 256": 9e-3,
-        "it is upside down: a larger batch has the larger rate": 9e-3 * 256 / 64,
+        "this is the trap: multiply by the batch, divide by 256": base,
+        "it is upside down: a larger batch has the larger rate": base * 256 / rows,
+        "this is the rate for one row more or less: divide by 256": base * rows / 255,
+        "multiply by the batch, too": base / 256,
+        "divide by 256, too": base * rows,
     }
-    assert_close(real_learning_rate(9e-3, 64), 0.00225, mistakes=mistakes, what="for 64 rows")
-    assert_close(real_learning_rate(9e-3, 32), 0.001125, what="for 32 rows")
+    found = real_learning_rate(base, rows)
+    assert_close(found, base * rows / 256, tol=1e-7, mistakes=mistakes, what=f"for {rows} rows")
 
-    first = learning_rate_factor(0, steps=24, warmup_steps=4)
-    assert first != 0, "the first step learns nothing: its share is 0, let it be 1/5"
-    warm_up = torch.tensor([learning_rate_factor(step, 24, 4) for step in range(5)])
-    ends_early = torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0])
-    late = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5 * (1 + cos(pi * 4 / 24))])
+    first = learning_rate_factor(0, steps, warmup)
+    assert first != 0, f"the first step learns nothing: its share is 0, let it be 1/{warmup + 1}"
+    up = torch.tensor([learning_rate_factor(step, steps, warmup) for step in range(warmup + 1)])
+    right = torch.tensor([(step + 1) / (warmup + 1) for step in range(warmup + 1)])
+    late = right.clone()
+    late[-1] = 0.5 * (1 + cos(pi * warmup / steps))
     mistakes = {
-        "the last warm-up step has the full rate already: divide by 5": ends_early,
+        f"the last warm-up step has the full rate already: divide by {warmup + 1}": torch.tensor(
+            [min(1.0, (step + 1) / warmup) for step in range(warmup + 1)]
+        ),
         "the cosine starts at the end of the warm-up, not at step 0": late,
+        "the first step is one of the warm-up: add 1 to the step": torch.tensor(
+            [*(step / warmup for step in range(warmup)), 1.0]
+        ),
     }
-    right = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert_close(warm_up, right, mistakes=mistakes, what="the shares of a warm-up of 4 steps")
-    falling = [learning_rate_factor(step, 24, 4) for step in (4, 9, 14, 19, 24)]
-    straight = [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert_close(up, right, mistakes=mistakes, what=f"the shares of a warm-up of {warmup} steps")
+    way = [place / (steps - warmup) for place in range(steps - warmup + 1)]
+    down = [learning_rate_factor(warmup + n, steps, warmup) for n in range(len(way))]
     mistakes = {
-        "it falls in a straight line: take half a cosine": torch.tensor(straight),
+        "it falls in a straight line: take half a cosine": torch.tensor([1 - x for x in way]),
+        "take half a cosine: it ends at 0, not at -1": torch.tensor([cos(pi * x) for x in way]),
+        "take half a cosine, not a whole one": torch.tensor(
+            [0.5 * (1 + cos(2 * pi * x)) for x in way]
+        ),
+        "the cosine's way is steps - warmup_steps long": torch.tensor(
+            [0.5 * (1 + cos(pi * n / steps)) for n in range(len(way))]
+        ),
     }
-    right = torch.tensor([1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0])
-    assert_close(torch.tensor(falling), right, mistakes=mistakes, what="after the warm-up")
-    assert learning_rate_factor(0, steps=5, warmup_steps=0) == 1, "without warm-up it starts at 1"
+    right = torch.tensor([cos(pi * x / 2) ** 2 for x in way])  # half a cosine, by its half angle
+    assert_close(torch.tensor(down), right, mistakes=mistakes, what="after the warm-up")
+    assert learning_rate_factor(0, steps, 0) == 1, "without warm-up it starts at 1"
+    short = learning_rate_factor(warmup, warmup, warmup)
+    assert short == 1, f"where all steps are warm-up, the step after them has 1, got {short:g}"
+    end = learning_rate_factor(warmup + 1, warmup + 1, warmup)
+    assert abs(end) < 1e-6, f"one step after the warm-up, the last one, has 0, got {end:g}"
+    half = learning_rate_factor(1, 2, 0)
+    assert abs(half - 0.5) < 1e-6, f"half-way through 2 steps the share is 0.5, got {half:g}"
 
 
 # %% [raw] tags=["wrong"] says="this is the trap"
@@ -428,40 +457,69 @@ def accumulate(
 
 
 # %% tags=["check"]
-@check("10.2", "accumulate")
-def _():
-    model, parts = small_llama(), [small_batch(1, 2), small_batch(6), small_batch(3, 5)]
+@check("10.2", "accumulate", lengths=[[(1, 2), (6,), (3, 5)], [(4,), (1, 1, 2)]])
+def _(lengths):
+    model, parts = small_llama(), [small_batch(*batch) for batch in lengths]
     sums, counts = zip(*(answer_loss_sum(model, part) for part in parts), strict=True)
     mean = sum(sums) / sum(counts)
     mean.backward()
-    gradient = model.model.norm.weight.grad.clone()
+    weight = model.model.norm.weight
+    gradient = weight.grad.clone()
     model.zero_grad()
+    seen = sum(int(part["attention_mask"].sum()) for part in parts)
+    backwards = []
+    weight.register_hook(lambda _: backwards.append(1))
+    trains = [parameter.requires_grad for parameter in model.parameters()]
 
     loss = accumulate(model, parts)
-    assert isinstance(loss, float), "return a number: loss.item(), not a tensor that keeps memory"
-    mean_of_means = sum(s / c for s, c in zip(sums, counts, strict=True)) / 3
+    assert not isinstance(loss, torch.Tensor), (
+        "return a number: loss.item(), not a tensor that keeps memory"
+    )
+    mean_of_means = sum(s / c for s, c in zip(sums, counts, strict=True)) / len(parts)
     mistakes = {
         "this is a mean of means: tokens of short answers weigh more": mean_of_means.item(),
-        "the means are added up, not averaged": 3 * mean_of_means.item(),
+        "the means are added up, not averaged": len(parts) * mean_of_means.item(),
         "these are sums: divide by the tokens of all micro-batches": sum(sums).item(),
-        "this is the loss of the last micro-batch alone": (sums[2] / sum(counts)).item(),
+        "this is the loss of the last micro-batch alone": (sums[-1] / sum(counts)).item(),
+        "this is the mean of the last micro-batch alone": (sums[-1] / counts[-1]).item(),
+        "divide by the labelled tokens, not by all that the attention sees": (
+            sum(sums) / seen
+        ).item(),
     }
     assert_close(loss, mean.item(), tol=1e-4, mistakes=mistakes, what="the loss")
-    mine = model.model.norm.weight.grad
+    mine = weight.grad
     assert mine is not None, "no gradient arrived: call backward, and leave it in .grad"
     mistakes = {
         "all micro-batches went backward twice or more": 2 * gradient,
         "the gradients are those of a sum": gradient * sum(counts),
     }
     assert_close(mine, gradient, tol=1e-5, mistakes=mistakes, what="the gradients")
+    assert len(backwards) == len(parts), (
+        "call backward for each micro-batch, in the loop: one backward at the end keeps all of "
+        "them in memory"
+    )
+    assert [p.requires_grad for p in model.parameters()] == trains, "what trains has changed"
+    assert not model.training, "the model was in eval mode: leave its mode as it is"
 
+    accumulate(model, parts)
+    said = "gradients that are there already stay, and the new ones are added: clear nothing"
+    assert torch.allclose(weight.grad, 2 * gradient, atol=1e-5), said
     model.zero_grad()
     scaled = accumulate(model, parts, scale=512.0)
     mistakes = {"return the loss itself; only the gradients are scaled": 512 * mean.item()}
     assert_close(scaled, mean.item(), tol=1e-4, mistakes=mistakes, what="with scale=512, the loss")
     mistakes = {"`scale` is ignored": gradient}
-    mine = model.model.norm.weight.grad
+    mine = weight.grad
     assert_close(mine, 512 * gradient, tol=1e-2, mistakes=mistakes, what="with scale=512, they")
+    rows = [{key: values[:1] for key, values in parts[0].items()}]
+    total, count = answer_loss_sum(model, rows[0])
+    right = (total / count).item()
+    assert_close(accumulate(model, rows), right, tol=1e-4, what="the loss of one row alone")
+    with torch.no_grad():
+        weight.mul_(3)
+    right = (answer_loss_sum(model, rows[0])[0] / count).item()
+    what = "the loss of the same row after a change of the model"
+    assert_close(accumulate(model, rows), right, tol=1e-4, what=what)
 
 
 # %% [raw] tags=["wrong"] says="this is a mean of means"
@@ -639,7 +697,8 @@ def _():
         parameter, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1))
         parameter.grad = torch.tensor(gradient)
         optimizer = torch.optim.SGD([parameter, unused], lr=1.0)
-        return update(optimizer, limit, scale), parameter.detach(), parameter.grad
+        inputs = (limit, scale) if scale != 1 else (limit,)  # 1 is what `scale` is when left out
+        return update(optimizer, *inputs), parameter.detach(), parameter.grad
 
     stepped, value, left = after_update([1024.0, 0.0, 2048.0], limit=10.0, scale=1024.0)
     direction = torch.tensor([1.0, 0.0, 2.0]) / 5**0.5  # clipped to 10, the norm is 10
@@ -657,6 +716,10 @@ def _():
     mistakes = {"nothing is clipped: the norm is 5, the limit 1": torch.tensor([-2.0, 1.0, -3.0])}
     right = torch.tensor([0.4, 1.0, 0.2])
     assert_close(value, right, tol=1e-4, mistakes=mistakes, what="clipped to norm 1, it")
+
+    _, value, _ = after_update([0.5, 0.0, 0.25], limit=10.0, scale=1.0)
+    what = "below the limit, with no scale given, it"
+    assert_close(value, torch.tensor([0.5, 1.0, 0.75]), tol=1e-4, what=what)
 
     for bad in (float("inf"), float("nan")):
         stepped, value, left = after_update([1.0, bad, 1.0], limit=1.0, scale=2.0)
@@ -901,6 +964,13 @@ def _():
     untrained = small_run(3, 6)[0].model.norm.weight.detach()
     said = "the run went on from the untrained model: its parameters were not put back"
     assert not torch.equal(resumed.model.norm.weight, untrained), said
+    loaded, _, _ = small_run(3, 3, resumed=True)
+    right = dict(model.named_parameters())
+    for name, parameter in loaded.named_parameters():
+        said = (
+            f"{name} is not what was saved: load_run should copy it into the model's own parameter"
+        )
+        assert torch.equal(parameter, right[name]), said
     said = "3 steps, loading and 3 more steps end elsewhere than 6 steps: is AdamW's state missing?"
     assert torch.equal(resumed.model.norm.weight, at_once), said
 
@@ -919,6 +989,19 @@ def _():
             "beside it, then os.replace"
         ) from error
     assert step == 3, f"after a save that failed, the earlier file should say 3, not {step!r}"
+
+    path = path.with_name("another.pt")
+    model, optimizer, _ = small_run(0, 2)
+    save_run(path, model, optimizer, 2)
+    assert path.is_file(), f"there is no file at the second path that was given: {path.name}"
+    loaded, its_optimizer, step = small_run(2, 2, resumed=True)
+    assert step == 2, f"another run of 2 steps was saved; load_run returned {step!r}"
+    said = "a second run, saved to another file, was not put back"
+    assert torch.equal(loaded.model.norm.weight, model.model.norm.weight), said
+    right, found = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
+    said = "AdamW's state of a second run, saved to another file, was not put back"
+    assert found.keys() == right.keys(), said
+    assert all(torch.equal(found[key]["exp_avg"], right[key]["exp_avg"]) for key in right), said
 
     class Trap:
         """Runs code when it is unpickled."""

@@ -119,6 +119,7 @@ WORDS = {  # what libraries say: what it means
     r"upper bound and (?:larger bound|lower bound) inconsistent": (
         "arange counts upwards, but its start lies above its end"
     ),
+    r"'NoneType'": "something in it is None",
     r"object of type '(\w+)' has no len": "a {} has no length",
     r"'(\w+)' object is not iterable": "a loop cannot go through a {}",
     r"expected Tensor as element \d+ in argument \d+, but got (\w+)": (
@@ -139,8 +140,10 @@ WORDS = {  # what libraries say: what it means
         "two dtypes meet, {} and {}: bring both tensors to one with .to(...)"
     ),
     r"(tuple|list) indices must be integers": "a {} holds several: take one out, as [0]",
+    r"'(\w+)' object is not iterable": "a {} has no parts to go through one by one",
     r"not supported between instances of '(\w+)' and '(\w+)'": "a {} cannot be compared with a {}",
-    r"'NoneType'": "something in it is None",
+    r"before Module.__init__\(\) call": "the first line should be super().__init__()",
+    r"to have the same dtype, but got": "two dtypes meet: bring both tensors to one with .to(...)",
     r"(?:local variable|variable) '(\w+)' .*(?:referenced|associated)": (
         "`{}` is used before it has a value"
     ),

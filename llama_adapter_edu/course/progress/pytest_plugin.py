@@ -117,10 +117,10 @@ class _Course:
                 item.options["check"] = False  # a red box in a saved file does not count
             if item.cell.get("execution_count") is None:
                 item.cell.outputs = []  # nbval refuses outputs without a count, as editors save
-            for name in (name for check in item.checks for name in check[1]):
-                for before in item.earlier:
-                    if defines(before.cell.source, [name]):
-                        before.checked_by = item
+            names = [name for check in item.checks for name in check[1]]
+            answers = [x for x in item.earlier if defines(x.cell.source, names)] if names else []
+            for answer in answers or (item.earlier[-1:] if names else []):
+                answer.checked_by = item
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
