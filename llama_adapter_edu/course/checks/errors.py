@@ -140,7 +140,6 @@ WORDS = {  # what libraries say: what it means
         "two dtypes meet, {} and {}: bring both tensors to one with .to(...)"
     ),
     r"(tuple|list) indices must be integers": "a {} holds several: take one out, as [0]",
-    r"'(\w+)' object is not iterable": "a {} has no parts to go through one by one",
     r"not supported between instances of '(\w+)' and '(\w+)'": "a {} cannot be compared with a {}",
     r"before Module.__init__\(\) call": "the first line should be super().__init__()",
     r"to have the same dtype, but got": "two dtypes meet: bring both tensors to one with .to(...)",
