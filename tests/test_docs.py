@@ -69,7 +69,7 @@ def test_the_glossarys_names_are_names_of_the_library():
 
 
 def test_the_glossary_has_the_legend_of_the_asserts():
-    from llama_adapter_edu.course.checks.shapes import LEGEND
+    from llama_adapter_edu.course.checks.differences import LEGEND
 
     table = GLOSSARY.partition("## Axes")[2].partition("##")[0]
     assert re.findall(r"^\| `(\w)` \|", table, re.M) == list(LEGEND)

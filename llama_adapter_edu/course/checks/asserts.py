@@ -7,8 +7,7 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from llama_adapter_edu.course.checks.differences import comparable, difference
-from llama_adapter_edu.course.checks.shapes import named, wrong_shape
+from llama_adapter_edu.course.checks.differences import comparable, difference, named, wrong_shape
 
 Mistakes = Mapping[str, Tensor | float]
 
