@@ -60,8 +60,9 @@ def columns_loss_sum(
     # An index on the CPU fits a last layer on any device, where a device map has spread the model.
     device = "cpu" if hasattr(model, "hf_device_map") else labels.device
     predicting = torch.arange(labels.shape[1], device=device)[-n_columns - 1 : -1]
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
+    inputs = {**batch, "use_cache": False, "logits_to_keep": predicting}
+    del inputs["labels"]
+    logits = model(**inputs).logits
     labels = labels[:, 1:][:, -n_columns:].to(logits.device)
     return loss_sum(rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)"))
 
