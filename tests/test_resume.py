@@ -223,16 +223,17 @@ def test_a_broken_checkpoint_is_refused_and_the_one_before_goes_on(tmp_path, har
 
 
 @pytest.mark.parametrize(
-    "header", [None, {"format": "x"}, {"about": "[]", "sha256": "2"}, {"about": "1"}]
+    "change", [{"format": "x"}, {"about": 1}, {"sha256": "2"}, {"about": "x"}]
 )
-def test_a_file_of_tensors_that_is_no_state(tmp_path, header):
+def test_a_file_of_tensors_that_is_no_state(tmp_path, change):
     tiny_run(tmp_path)
     file = tmp_path / "step-000006" / "state.safetensors"
     with safe_open(file, framework="pt") as state:
-        header = header and {**state.metadata(), **header}
-    save_file(load_file(file), file, metadata=header)
-    with pytest.raises(ResumeError, match="from the beginning"):
-        tiny_run(tmp_path)
+        run = json.dumps({**json.loads(state.metadata()["run"]), **change})
+    for header in (None, {"run": "null"}, {"run": "["}, {"run": run}):
+        save_file(load_file(file), file, metadata=header)
+        with pytest.raises(ResumeError, match="from the beginning"):
+            tiny_run(tmp_path)
 
 
 def test_a_changed_setting_in_the_header_reads_like_another_run(tmp_path):
