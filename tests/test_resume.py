@@ -1,6 +1,7 @@
 """Runs that are stopped in every way, and go on as if nothing had happened."""
 
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -222,9 +223,7 @@ def test_a_broken_checkpoint_is_refused_and_the_one_before_goes_on(tmp_path, har
     assert tiny_run(tmp_path, steps=6, save_every=3)[0].losses == whole.losses
 
 
-@pytest.mark.parametrize(
-    "change", [{"format": "x"}, {"about": 1}, {"sha256": "2"}, {"about": "x"}]
-)
+@pytest.mark.parametrize("change", [{"format": "x"}, {"about": 1}, {"sha256": "2"}, {"about": "x"}])
 def test_a_file_of_tensors_that_is_no_state(tmp_path, change):
     tiny_run(tmp_path)
     file = tmp_path / "step-000006" / "state.safetensors"
