@@ -58,11 +58,13 @@ def columns_loss_sum(
     # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
     # the slice that a plain number stands for does not, and a CPU is then several times slower.
     predicting = torch.arange(labels.shape[1], device=labels.device)[-n_columns - 1 : -1]
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    if hasattr(model, "hf_device_map"):  # accelerate moves an index to the first device of the map
-        logits = model(**inputs, use_cache=False, logits_to_keep=n_columns + 1).logits[:, :-1]
-    else:
-        logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
+    # accelerate would move an index to the first device of a device map; the head is on its last.
+    mapped = hasattr(model, "hf_device_map")
+    kept = n_columns + 1 if mapped else predicting
+    inputs = {**batch, "use_cache": False, "logits_to_keep": kept}
+    del inputs["labels"]
+    logits = model(**inputs).logits
+    logits = logits[:, :-1] if mapped else logits
     labels = labels[:, 1:][:, -n_columns:].to(logits.device)
     return loss_sum(rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)"))
 

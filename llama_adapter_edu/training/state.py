@@ -87,7 +87,8 @@ def write_state(folder: Path, about: dict, state: dict[str, Tensor], model: nn.M
     Raises:
         OSError: a file cannot be written.
     """
-    header = {"format": FORMAT, "about": json.dumps(about), "sha256": _checksum(state)}
+    # In one text: safetensors writes several in any order, and equal runs would not be equal files.
+    header = {"run": json.dumps({"format": FORMAT, "about": about, "sha256": _checksum(state)})}
     with open(folder / FILE, "wb") as out:
         out.write(save(state, metadata=header))
         out.flush()
@@ -105,11 +106,11 @@ def read_state(folder: Path, about: dict) -> dict[str, Tensor]:
     """
     try:
         with safe_open(folder / FILE, framework="pt") as file:
-            header = file.metadata()
+            header = json.loads(file.metadata()["run"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if (header["format"], header["sha256"]) != (FORMAT, _checksum(state)):
             raise ValueError("its content is not what was written")
-        then = dict(json.loads(header["about"]))
+        then = dict(header["about"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BrokenStateError(f"the checkpoint {folder} is broken ({error!r}).") from error
     if names := [name for name in {**then, **about} if then.get(name) != about.get(name)]:
