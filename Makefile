@@ -4,22 +4,33 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
+CORES  := -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-slow fuzz test-oldest test-newest test-colab wheel lab lessons mutate site test-site test-jupyter clean
+.PHONY: demo test test-quick test-slow test-gpu faults fuzz test-oldest test-newest test-colab wheel lab lessons mutate site test-site test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
 
-test: $(VENV)/ready  ## style, then all tests
+test: $(VENV)/ready  ## style, layers, then all tests, on all cores (at most 4)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(VENV)/bin/lint-imports
+	$(RUN) -m pytest $(CORES)
+
+test-quick: $(VENV)/ready  ## the tests without a Jupyter kernel and without the course's Llama
+	$(RUN) -m pytest $(CORES) --quick
 
 lab: $(VENV)/ready  ## open the lessons in JupyterLab
 	$(RUN) -m jupyter lab notebooks/00_start_here.ipynb
 
 test-slow: $(VENV)/ready  ## the tests that take minutes: several processes, killed in many ways
 	$(RUN) -m pytest --slow -m slow
+
+test-gpu: $(VENV)/ready  ## the tests that need NVIDIA GPUs; says which were skipped for want of them
+	$(RUN) -m pytest -rs tests/test_gpu.py
+
+faults: $(VENV)/ready  ## put small faults into copies of the project: do the tests find them?
+	$(RUN) tests/faults.py $(ARGS)
 
 fuzz: $(VENV)/ready  ## broken and hostile files, many more than in the tests; records the counts
 	$(RUN) benchmarks/fuzz.py
@@ -30,15 +41,16 @@ fuzz: $(VENV)/ready  ## broken and hostile files, many more than in the tests; r
 TESTS ?= tests --ignore=tests/test_notebooks.py
 
 test-oldest: .venv-oldest/ready  ## the library's tests with the lower bounds of pyproject.toml
-	.venv-oldest/bin/python -m pytest $(TESTS)
+	.venv-oldest/bin/python -m pytest $(CORES) $(TESTS)
 
 test-newest: .venv-newest/ready  ## the library's tests with the newest versions there are
-	.venv-newest/bin/python -m pytest $(TESTS)
+	.venv-newest/bin/python -m pytest $(CORES) $(TESTS)
 
 .venv-oldest/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
-	$(PYTHON) tools/lower_bounds.py $(TORCH) > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[dev,quantized]"
+	.venv-oldest/bin/python -m pip install --quiet uv
+	echo "$(TORCH)" | .venv-oldest/bin/uv pip install --quiet --python .venv-oldest \
+	  --resolution lowest-direct --override - -e ".[dev,quantized]"
 	touch $@
 
 .venv-newest/ready: pyproject.toml

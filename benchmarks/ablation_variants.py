@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from llama_adapter_edu.adapters.attach import active_prompt
-from llama_adapter_edu.adapters.decoder import layer_keys_values
+from llama_adapter_edu.adapters.decoder import attention_layers
+from llama_adapter_edu.adapters.keys import layer_keys_values
 from llama_adapter_edu.adapters.manage import adapter_prompts
 
 GATE_STARTS = ("zero", "random", "open")
@@ -39,7 +39,8 @@ def joint_attention(
     n_repeats = query.shape[1] // key.shape[1]
     key = repeat(key, "b g t d -> b (g r) t d", r=n_repeats)
     value = repeat(value, "b g t d -> b (g r) t d", r=n_repeats)
-    if (prompt := active_prompt(module)) is not None:
+    if hasattr(module, "adaption_prompts"):
+        prompt = module.adaption_prompts["default"]
         prompts = layer_keys_values(module, prompt.prompts.to(query.dtype))
         prompt_key, prompt_value = (
             repeat(x, "g p d -> b (g r) p d", b=len(query), r=n_repeats) for x in prompts
@@ -77,4 +78,6 @@ def apply_variant(model: PreTrainedModel, gate_start: str, softmax: str, dtype: 
     if softmax == "joint":
         AttentionInterface.register("joint_softmax", joint_attention)
         AttentionMaskInterface.register("joint_softmax", eager_mask)
+        for attention in attention_layers(model):  # prompts are in it, so nothing is added to it
+            attention.config = getattr(attention.config, "base", attention.config)
         model.set_attn_implementation("joint_softmax")

@@ -6,14 +6,15 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-import accelerate
-import peft
 import torch
-import transformers
 from torch import Tensor
 
+PACKAGES = ("transformers", "peft", "accelerate")
+NUMBERS = ("adapter_len", "gpus", "rows_a_gpu", "checkpointing")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -25,9 +26,7 @@ def conditions(device: torch.device) -> dict[str, str | int]:
         "cpu_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "accelerate": accelerate.__version__,
+        **{name: version(name) for name in PACKAGES if find_spec(name)},
     }
 
 
@@ -136,10 +135,10 @@ def keep(path: Path, records: list[dict]) -> None:
 
 
 def _setting(record: dict) -> str:
-    """What was measured, on what: all words of a record, and the adapter's length."""
+    """What was measured, on what: all words of a record, and the numbers of NUMBERS."""
     words = {name: value for name, value in record.items() if isinstance(value, str)}
     words.pop("failed", None)
-    return json.dumps([words, record.get("adapter_len")], sort_keys=True)
+    return json.dumps([words, [record.get(name) for name in NUMBERS]], sort_keys=True)
 
 
 def print_table(records: list[dict], columns: list[str]) -> None:

@@ -24,7 +24,7 @@ from llama_adapter_edu.data.batches import collate, length_grouped_batches
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.cuda_graphs import pad_to_bucket
-from llama_adapter_edu.training.loss import answer_loss
+from llama_adapter_edu.training.loss import LossSum, answer_loss, cross_entropy_sum
 
 EXAMPLES, EPOCHS, LONGEST = 52_002, 5, 512
 
@@ -57,22 +57,23 @@ def main(arguments: list[str] | None = None) -> int:
     lengths = [len(row["input_ids"]) for row in rows]
     order = length_grouped_batches(lengths, options.batch_size, seed=0)
 
-    def learn(numbers: list[int]) -> None:
+    def learn(numbers: list[int], loss_sum: LossSum) -> None:
         batch = collate([rows[n] for n in numbers], 0)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         batch, _ = pad_to_bucket(batch, 0)
-        answer_loss(model, batch).backward()
+        answer_loss(model, batch, loss_sum).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     done, tokens = 0, 0
-    with nullcontext() if options.eager else compiled_layers(model):
+    compiled = nullcontext(cross_entropy_sum) if options.eager else compiled_layers(model)
+    with compiled as loss_sum:
         for numbers in order[:12]:  # libraries set themselves up, the compiler compiles
-            learn(numbers)
+            learn(numbers, loss_sum)
         measure.wait(device)
         start = time.perf_counter()
         for numbers in cycle(order):
-            learn(numbers)
+            learn(numbers, loss_sum)
             done += len(numbers)
             tokens += sum(lengths[n] for n in numbers)
             if time.perf_counter() - start > options.seconds:

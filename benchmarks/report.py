@@ -1,64 +1,95 @@
-"""The measured results in README.md and NOTES.md, from the JSON files that the benchmarks wrote.
+"""The measured results in README.md, docs/measured.md and NOTES.md, from the stored JSON files.
 
 python -m benchmarks.report            # print them
-python -m benchmarks.report --write    # put them into the two files
+python -m benchmarks.report --write    # put them into the three files
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.measure import RESULTS
 from benchmarks.report_speed import speed, trials
+from tools.marked import replace_marked
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "llama_adapter_edu/course/results"
 START, END = "<!-- results: python -m benchmarks.report --write -->", "<!-- end of results -->"
 
 
-def quality(stored: dict) -> list[str]:
+METHODS = ("adaption prompts", "PEFT adaption prompts", "PEFT LoRA", "full fine-tuning")
+OURS, LORA = METHODS[0], METHODS[2]
+
+
+def values(runs: dict, part: str, method: str, name: str) -> list[float]:
+    return [run[name] for key, run in runs.items() if key.startswith(f"{part}/{method}/")]
+
+
+def methods(stored: dict) -> list[str]:
     """Accuracy, size, speed and memory of each way to fine-tune."""
     about, runs = stored["conditions"], stored["runs"]
-
-    def values(part: str, method: str, name: str) -> list[float]:
-        return [run[name] for key, run in runs.items() if key.startswith(f"{part}/{method}/")]
-
+    (base,) = values(runs, "base", "base", "exact_match")
     lines = [
-        f"On one {about['device']} (torch {about['torch']}, transformers {about['transformers']}, "
-        f"PEFT {about['peft']}), from "
-        "[quality.json](llama_adapter_edu/course/results/quality.json), written by "
-        "[`python -m benchmarks.quality`](benchmarks/quality.py): home commands, 100 steps of 32, "
-        "base in float32, each way with the best of three learning rates, mean of 3 seeds.",
-        "",
-        "| way | exact match, unseen | that train | file | tokens/s | memory |",
-        "|---|---|---|---|---|---|",
-        f"| the bare Llama | {values('base', 'base', 'exact_match')[0]:.1%} | 0 | | | |",
+        "| way | exact match, unseen | parameters that train | file | tokens/s | memory |",
+        "|---|--:|--:|--:|--:|--:|",
+        f"| the bare Llama | {base:.1%} | 0 | | | |",
     ]
-    for method in ("adaption prompts", "PEFT adaption prompts", "PEFT LoRA", "full fine-tuning"):
-        scores = values("methods", method, "exact_match")
-        (trained,) = values("speed", method, "trainable_parameters")
-        (size,) = values("speed", method, "file_bytes")
-        (speed,) = values("speed", method, "tokens_per_second")
-        (peak,) = values("speed", method, "peak_memory_bytes")
-        name = method + (" (ours)" if method == "adaption prompts" else "")
+    for method in METHODS:
+        scores = values(runs, "methods", method, "exact_match")
+        (trained,) = values(runs, "speed", method, "trainable_parameters")
+        (size,) = values(runs, "speed", method, "file_bytes")
+        (speed,) = values(runs, "speed", method, "tokens_per_second")
+        (peak,) = values(runs, "speed", method, "peak_memory_bytes")
+        name = method + (" (ours)" if method == OURS else "")
         lines.append(
             f"| {name} | {mean(scores):.1%} | {trained:,} | {size / 1e6:.1f} MB "
             f"| {speed:,} | {peak / 2**30:.1f} GiB |"
         )
-    bar, style = (
-        values(part, "adaption prompts", name)
-        for part, name in (("bar", "exact_match"), ("telegrams", "style"))
-    )
-    slowest = max(values("bar", "adaption prompts", "seconds"))
-    (t4,) = values("t4", "adaption prompts", "exact_match")
     return [
         *lines,
+        "",
+        f"Home commands, 100 steps of 32 rows, the best of three learning rates for each way, mean "
+        f"of 3 seeds, on one {about['device']}.",
+    ]
+
+
+def against_lora(stored: dict) -> str:
+    """What LoRA reached more, or less, than this library's prompts, in the runs of `methods`."""
+    runs = stored["runs"]
+    ours, lora = (mean(values(runs, "methods", m, "exact_match")) for m in (OURS, LORA))
+    fast, faster = (values(runs, "speed", m, "tokens_per_second")[0] for m in (OURS, LORA))
+    small, large = (values(runs, "speed", m, "file_bytes")[0] for m in (OURS, LORA))
+    return (
+        f"In that table LoRA gets {100 * (lora - ours):+.1f} points of exact match against our "
+        f"prompts, trains at {faster / fast:.2f} times their speed, and its file has "
+        f"{large / small:.1f} times their size."
+    )
+
+
+def quality(stored: dict) -> list[str]:
+    """The ways side by side, and what the profiles of lesson 10 reach."""
+    about, runs = stored["conditions"], stored["runs"]
+    bar, style, t4 = (
+        values(runs, part, OURS, name)
+        for part, name in (("bar", "exact_match"), ("telegrams", "style"), ("t4", "exact_match"))
+    )
+    slowest = max(values(runs, "bar", OURS, "seconds"))
+    return [
+        "## Accuracy",
+        "",
+        *methods(stored),
+        "",
+        f"The base is in float32. Versions: torch {about['torch']}, transformers "
+        f"{about['transformers']}, PEFT {about['peft']}. All runs: "
+        "[quality.json](llama_adapter_edu/course/results/quality.json), written by "
+        "[`python -m benchmarks.quality`](benchmarks/quality.py).",
         "",
         f"With the `gpu` profile of lesson 10 (200 steps, base in bfloat16): {mean(bar):.1%} exact "
         f"match (mean of {len(bar)} seeds, at most {slowest:.0f} s of training); the second "
         f"expert writes {mean(style):.1%} of its answers in a telegram's style. With the `t4` "
-        f"profile (base in float16), on the same card: {t4:.1%}.",
+        f"profile (base in float16), on the same card: {mean(t4):.1%}.",
     ]
 
 
@@ -79,28 +110,35 @@ def read(folder: Path, *names: str) -> dict:
 
 
 def for_readme() -> str:
-    """All results as Markdown."""
+    """The ways side by side, and LoRA against ours."""
+    stored = read(STORED, "quality")["quality"]
+    return "\n".join([*methods(stored), "", against_lora(stored)])
+
+
+def for_docs() -> str:
+    """All results; links lead from docs/ to the files."""
     stored = read(STORED, "quality", "vision")
     timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings", "time_to_95")
     parts = quality(stored["quality"]), vision(stored["vision"]), speed(timed)
-    return "\n\n".join("\n".join(part) for part in parts)
+    text = "\n\n".join("\n".join(part) for part in parts)
+    return re.sub(r"\]\((?!https?:)", "](../", text)
 
 
 def for_notes() -> str:
-    """What did not help, as Markdown."""
+    """What did not help."""
     return "\n".join(trials(read(RESULTS, "trials")["trials"]))
 
 
-FILES = {"README.md": for_readme, "benchmarks/NOTES.md": for_notes}
+FILES = {
+    "README.md": for_readme,
+    "docs/measured.md": for_docs,
+    "benchmarks/NOTES.md": for_notes,
+}
 
 
 def written(name: str) -> str:
     """One of the files, with the results of now between its two markers."""
-    before, _, rest = (ROOT / name).read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{name} needs a line {START!r} and after it a line {END!r}.")
-    return f"{before}{START}\n{FILES[name]()}\n{END}{after}"
+    return replace_marked((ROOT / name).read_text(encoding="utf-8"), START, END, FILES[name]())
 
 
 def main() -> int:

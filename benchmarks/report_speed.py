@@ -22,6 +22,14 @@ def where(record: dict) -> str:
     return f"{record['device']}, {versions}, PEFT {record['peft']}"
 
 
+def source(name: str) -> str:
+    """Links to the stored records of a benchmark and to the script that wrote them."""
+    return (
+        f"[{name}.json](benchmarks/results/{name}.json), "
+        f"[`python -m benchmarks.{name}`](benchmarks/{name}.py)"
+    )
+
+
 def grouped(records: list[dict], names: tuple[str, ...]) -> dict[tuple, dict[str, dict]]:
     """Records by what was measured, and in each of these by method."""
     groups: dict[tuple, dict[str, dict]] = {}
@@ -106,8 +114,7 @@ def demo(records: list[dict]) -> str:
     return (
         f"The demo's Llama gets 95 % of unseen commands right after {seconds(now=True)} of "
         f"training, in the first version after {seconds(now=False)}, on {where(records[0])} "
-        "([time_to_95.json](benchmarks/results/time_to_95.json), "
-        "[`python -m benchmarks.time_to_95`](benchmarks/time_to_95.py))."
+        f"({source('time_to_95')})."
     )
 
 
@@ -143,8 +150,7 @@ def papers_run(record: dict) -> str:
         f"{record['measured_seconds']:.0f} seconds: random weights of LLaMA-7B's shape, rows as "
         f"long as Alpaca's, {record['batch_size']} rows a step, compiled layers, "
         f"{record['tokens_per_second']:,} tokens/s, {record['peak_gib']} GiB "
-        "([paper_run.json](benchmarks/results/paper_run.json), "
-        "[`python -m benchmarks.paper_run`](benchmarks/paper_run.py); "
+        f"({source('paper_run')}; "
         f"torch {record['torch']}, transformers {record['transformers']})."
     )
 
@@ -202,45 +208,44 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
     waits = {record["what"]: record["median_ms"] / 1e3 for record in load}
     swaps = [record for record in decode if record["way"] == "set_adapter"]
     return [
-        "**Speed**, from "
-        "[train_step.json](benchmarks/results/train_step.json), "
-        "[decode.json](benchmarks/results/decode.json) and "
-        "[load.json](benchmarks/results/load.json), written by "
-        "[`python -m benchmarks.train_step`](benchmarks/train_step.py), "
-        "[`decode`](benchmarks/decode.py) and [`load`](benchmarks/load.py) on "
-        + "; ".join(machines)
-        + ".",
+        "## Speed",
+        "",
+        "On " + "; ".join(machines) + ".",
         "",
         *headlines(train, decode),
         "",
         papers_run(stored["paper_run"][-1]),
         "",
-        "<details><summary>All figures of speed and memory</summary>",
+        demo(stored["time_to_95"]),
         "",
-        "Median (lowest–highest) of interleaved rounds. The floor is the time of the step's matrix "
+        "### A training step",
+        "",
+        "Median (lowest–highest) of interleaved rounds "
+        f"({source('train_step')}). The floor is the time of the step's matrix "
         "products alone, at the rate of large ones in the same run. Under load a GPU lowers its "
         "clock, so that rate is not the same in all rows.",
         "",
         *training(train),
         "",
-        "What each saving is worth, forward and backward "
-        "([savings.json](benchmarks/results/savings.json), "
-        "[`python -m benchmarks.savings`](benchmarks/savings.py)), in batches of 4 or 8 rows on "
-        "the CPU, 16 or 32 on the GPU. The memory is what a step takes above the model:",
+        "### What each saving is worth",
+        "",
+        f"Forward and backward ({source('savings')}), in batches of 4 or 8 rows on the CPU, 16 or "
+        "32 on the GPU. The memory is what a step takes above the model.",
         "",
         *savings(stored["savings"]),
         "",
-        "Of the base model's speed, this is left in `generate` with an adapter:",
+        "### Decoding",
+        "",
+        f"What is left of the base model's speed in `generate` with an adapter "
+        f"({source('decode')}):",
         "",
         *decoding(decode),
+        "",
+        "### Waiting",
         "",
         f"`set_adapter` takes at most {max(s['median_ms'] for s in swaps):.2f} ms, "
         f"`load_llama()` from its cache {waits['load_llama()']:.2f} s on the CPU, "
         f"`import llama_adapter_edu` {waits['import llama_adapter_edu']:.2f} s, "
         f"with `python -m` and `--help` {waits['python -m llama_adapter_edu --help']:.2f} s, "
-        f"of which Python itself takes {waits['python -c pass']:.2f} s.",
-        "",
-        demo(stored["time_to_95"]),
-        "",
-        "</details>",
+        f"of which Python itself takes {waits['python -c pass']:.2f} s ({source('load')}).",
     ]

@@ -46,7 +46,7 @@ from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.compiled import compile_layers
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients
-from llama_adapter_edu.training.loss import answer_loss
+from llama_adapter_edu.training.loss import answer_loss, cross_entropy_sum
 
 METHODS = (OURS, PEFTS, LORA, BASE, FULL)
 PRODUCTS = "large matrix products"
@@ -55,10 +55,11 @@ WAYS = ("eager", "compile", "graphs", "compiled graphs")
 
 def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor]) -> Step:
     """A call that does one whole step and returns its loss; of the base, the forward alone."""
+    loss_sum = cross_entropy_sum
     if way.startswith("compile"):
-        compile_layers(getattr(model, "get_base_model", lambda: model)())
+        loss_sum = compile_layers(getattr(model, "get_base_model", lambda: model)())
     if method == BASE:
-        return torch.no_grad()(lambda: answer_loss(model, batch))
+        return torch.no_grad()(lambda: answer_loss(model, batch, loss_sum))
 
     graphed, own = way.endswith("graphs"), method == OURS
     if own:  # as the library's loop does it: padding on the right needs no mask
@@ -66,13 +67,16 @@ def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     if graphed:
         n_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
-        graphs = GraphedGradients(model, pad_token_id=0)
+        graphs = GraphedGradients(model, pad_token_id=0, loss_sum=loss_sum)
 
     def step() -> Tensor:
         if graphed:
             loss = graphs(batch, n_tokens)
         else:
-            loss = answer_loss(model, batch) if own else model(**batch, use_cache=False).loss
+            if own:
+                loss = answer_loss(model, batch, loss_sum)
+            else:
+                loss = model(**batch, use_cache=False).loss
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -25,9 +25,9 @@ from benchmarks import measure
 from benchmarks.decode import make_generate, open_gates
 from benchmarks.methods import BASE, OURS, PEFTS, Base, prepare, random_batch
 from benchmarks.train_step import make_step
-from llama_adapter_edu.adapters import attach as attention_interface
+from llama_adapter_edu.adapters import attach
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.method import gated_prompts as adaption_prompt
+from llama_adapter_edu.method import gated_prompts
 
 AS_IT_IS = "as it is"
 # Shape, batch and ways of the steps; rows of the decoding.
@@ -38,15 +38,17 @@ SETTINGS = {
 }
 
 
-def matrix_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """`attend_to_heads` without PyTorch's kernel; words last, so that rows begin at even places."""
+def matrix_products(
+    query: Tensor, key: Tensor, value: Tensor, mask: None = None, scale: float | None = None
+) -> Tensor:
+    """`attend_to_heads` without PyTorch's kernel; tokens last: rows begin at even places."""
     words = rearrange(query, "b h s d -> h d (b s)")
     weights = ((key * scale) @ words).float().softmax(dim=1).to(query.dtype)
     attended = rearrange(weights, "h p w -> h w p") @ value.to(query.dtype)
     return rearrange(attended, "h (b s) d -> b h s d", b=len(query))
 
 
-def no_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def no_attention(query: Tensor, *heads_and_mask: Tensor, scale: float | None = None) -> Tensor:
     return query
 
 
@@ -54,7 +56,7 @@ def no_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Ten
 def attending(with_: Callable):
     """Inside, the prompts are attended to with this function."""
     with ExitStack() as stack:
-        for module in (adaption_prompt, attention_interface):
+        for module in (gated_prompts, attach):
             stack.enter_context(patch.object(module, "attend_to_heads", with_))
         yield
 
@@ -77,7 +79,7 @@ NOTHING = "limit: no attention to the prompts"
 
 def lowest_layer_alone(model: nn.Module) -> nn.Module:
     """Gradients still go through all layers above it."""
-    adapted = [a for a in attention_layers(model) if attention_interface.active_prompt(a)]
+    adapted = [a for a in attention_layers(model) if hasattr(a, "adaption_prompts")]
     for attention in adapted[1:]:
         attention.adaption_prompts.clear()
     return model

@@ -31,6 +31,7 @@ from llama_adapter_edu import (
 )
 from llama_adapter_edu.course.tasks.digits import accuracy, digit_pictures, questions_about
 from llama_adapter_edu.course.tasks.digits_training import answer_words, train_digits
+from llama_adapter_edu.vision.attach import vision_of
 from llama_adapter_edu.vision.encoders import DigitEncoder
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results" / "vision.json"
@@ -57,7 +58,7 @@ def run(llama, tokenizer, settings: argparse.Namespace, seed: int) -> dict:
         questions = questions_about(digits, held_out=held_out)
         words = answer_words(llama, tokenizer, questions, images)
         scores[name] = accuracy(questions, words)
-    del llama.vision[ADAPTER]
+    del vision_of(llama)[ADAPTER]
     remove_adapter(llama, ADAPTER)
     return {
         "seed": seed,

@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     base, _ = load_llama(options.model)
     theirs = PeftModel.from_pretrained(base, options.output).eval()
-    words = tokenizer(TEXT, return_tensors="pt")
+    inputs = tokenizer(TEXT, return_tensors="pt")
     with torch.no_grad():
-        ours, peft = model(**words).logits, theirs(**words).logits
+        ours, peft = model(**inputs).logits, theirs(**inputs).logits
     difference = (ours - peft).abs().max().item()
     print(f"written for PEFT: {options.output}")
     print(f"largest difference of a logit: {difference:.1e}, of {ours.abs().max().item():.0f}")

@@ -8,11 +8,14 @@ imported on first use, so `import llama_adapter_edu` alone does not load torch.
 """
 
 import warnings
-
-import lazy_loader
+from contextlib import suppress
 
 # transformers loads tqdm's bars, which warn in a notebook without ipywidgets; they do without them.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+with suppress(ModuleNotFoundError):  # the doctor also runs where nothing is installed
+    import lazy_loader
+
+    __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

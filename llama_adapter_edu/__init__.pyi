@@ -1,10 +1,11 @@
+from .adapters.choice import disable_adapter as disable_adapter
+from .adapters.choice import use_adapter as use_adapter
 from .adapters.config import AdaptionPromptConfig as AdaptionPromptConfig
 from .adapters.inspect import count_parameters as count_parameters
 from .adapters.inspect import gate_openings as gate_openings
 from .adapters.inspect import parameter_report as parameter_report
 from .adapters.inspect import prompt_weights as prompt_weights
 from .adapters.manage import add_adaption_prompts as add_adaption_prompts
-from .adapters.manage import disable_adapter as disable_adapter
 from .adapters.manage import remove_adapter as remove_adapter
 from .adapters.manage import set_adapter as set_adapter
 from .base_models.load import load_llama as load_llama

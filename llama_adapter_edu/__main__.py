@@ -17,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # some consoles know no ✓
     try:
         return command(**options)
-    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+    except (ImportError, OSError, ValueError, TypeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nStopped. Nothing was saved.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'Stopped. Nothing was saved.'}", file=sys.stderr)
         return 130
 
 
@@ -43,10 +43,17 @@ def _report(**options) -> int:
     return class_report(**options)
 
 
-def _finetune(**options) -> int:
-    from llama_adapter_edu.course.demo import run_main_job
+def _finetune(data: str | None = None, **options) -> int:
+    if data is None:
+        if "max_length" in options:
+            raise ValueError("--max-length is for rows of your own: name them with --data.")
+        from llama_adapter_edu.course.demo import run_demo
 
-    return run_main_job(**options)
+        return run_demo(**options)
+    from llama_adapter_edu.course.demo import draw_training
+    from llama_adapter_edu.job.own_data import finetune_on
+
+    return finetune_on(data, draw=draw_training, **options)
 
 
 def _chat(**options) -> int:
@@ -85,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     what = "a regular expression with a group `student` for the names of files or folders"
     report.add_argument("--pattern", default=argparse.SUPPRESS, metavar="REGEX", help=what)
 
-    text = "a Llama learns home commands: train, compare before and after, save the adapter"
+    text = "a Llama learns home commands, or rows of yours: train, compare before and after, save"
     job = commands.add_parser(
         "finetune",
         help=text,
@@ -93,15 +100,22 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     job.set_defaults(command=_finetune)
-    add = job.add_argument
-    add("--output", default="runs/home-commands", help="folder for adapter, plot and results")
+    add, own = job.add_argument, {"default": argparse.SUPPRESS}  # the defaults are the job's own
+    what = "rows of yours: a .jsonl or .json file, a folder of them, or a data set's id on the hub"
+    add("--data", metavar="ROWS", help=what, **own)
+    what = "folder for adapter, plot and results (default: runs/home-commands or runs/own-data)"
+    add("--output", metavar="FOLDER", help=what, **own)
     add("--steps", type=int, default=130, help="optimiser steps")
-    add("--batch-size", type=int, default=4, help="commands in a step")
+    add("--batch-size", type=int, default=4, help="rows in a step")
     add("--learning-rate", type=float, default=0.03, help="its highest value, after warm-up")
     add("--adapter-len", type=int, default=10, help="prompts in a layer")
-    add("--adapter-layers", type=int, default=30, help="how many of the topmost layers get prompts")
+    what = "how many of the topmost layers get prompts (default: 30, or all of a shallower model)"
+    add("--adapter-layers", type=int, help=what, **own)
     add("--init-std", type=float, default=0.3, help="standard deviation of the first prompts")
-    add("--test-rows", type=int, default=200, help="unseen commands to test with")
+    what = "rows to test with (default: 200 commands; of your rows a tenth, at most 200)"
+    add("--test-rows", type=int, help=what, **own)
+    what = "tokens that a row of yours may have; longer ones are left out (default: 512)"
+    add("--max-length", type=int, help=what, **own)
     add("--seed", type=int, default=0, help="of prompts, data and order")
     _add_model_options(job)
 

@@ -36,7 +36,7 @@ from llama_adapter_edu import (
     prompt_weights,
     save_adapter,
 )
-from llama_adapter_edu.adapters import attach as attention_interface
+from llama_adapter_edu.adapters import attach
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.course import (
     assert_close,
@@ -57,12 +57,12 @@ from llama_adapter_edu.course.tasks.digits import (
     questions_about,
 )
 from llama_adapter_edu.course.tasks.digits_training import answer_words, train_digits
-from llama_adapter_edu.method.gated_prompts import Projection, prompt_keys_values
+from llama_adapter_edu.method.gated_prompts import Projection, attend_to_heads, prompt_keys_values
 from llama_adapter_edu.method.image_prompts import KeysValues
-from llama_adapter_edu.vision import attach as vision
-from llama_adapter_edu.vision.attach import ImagePrompt
+from llama_adapter_edu.vision import image_prompt
+from llama_adapter_edu.vision.attach import image_prompt_of
 from llama_adapter_edu.vision.encoders import ClipEncoder, DigitEncoder
-from llama_adapter_edu.vision.files import load_vision, save_vision
+from llama_adapter_edu.vision.image_prompt import ImagePrompt
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import scaled_dot_product_attention
@@ -163,7 +163,7 @@ print("coarse b f ", tuple(coarse.shape), " combinations of strokes at 2 x 2 pla
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.vision.attach"
+# %% tags=["exercise"] library="llama_adapter_edu.vision.image_prompt"
 def image_vector(
     features: Sequence[Float[Tensor, "b f"]], projection: Projection
 ) -> Float[Tensor, "b m"]:
@@ -563,7 +563,7 @@ def image_keys_values(prompts, keys_values):
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.image_prompts"
+# %% tags=["exercise"]
 def attend_row_by_row(
     prompt: AdaptionPrompt,
     query: Float[Tensor, "b h s d"],
@@ -682,8 +682,9 @@ def attend_row_by_row(prompt, query, prompt_key, prompt_value, scale=None):
 """
 
 # %% [markdown]
-# The library needs no loop. It lays the rows side by side as if they were more heads of one row:
-# `1 (b h) s d` looks at `(b g) p d`. No head reads another head's keys, so the numbers are the same.
+# The library needs no loop. PyTorch's attention takes keys and values with a batch axis, `b h p d`,
+# and pairs row 0 of the query with row 0 of the keys. If all rows share their prompts, the same call
+# gets one set of keys for all of them.
 #
 # ## What "Repeat" does
 #
@@ -710,8 +711,12 @@ with torch.no_grad():
     with_image = add_image(prompt.prompts, image)
     seeing_part = attend_row_by_row(prompt, query, *image_keys_values(with_image, of_layer))
 
+    heads = prompt.gated_heads(*image_keys_values(with_image, of_layer), n_heads=9)
+    in_one_call = attend_to_heads(query, *heads)
+
     of_image = repeat(attention.v_proj(image), "b (g d) -> b (g r) s d", d=64, r=3, s=7)
     by_hand = prompt.gate_opening[0] * of_image
+print("the library's one call gives the same:", torch.allclose(in_one_call, seeing_part, atol=1e-4))
 print("the picture changes what arrives by up to", f"{(seeing_part - blind_part).abs().max():.2f}")
 print("it is gate * W_v I:", torch.allclose(seeing_part - blind_part, by_hand, atol=1e-4))
 
@@ -722,13 +727,13 @@ print("it is gate * W_v I:", torch.allclose(seeing_part - blind_part, by_hand, a
 # ## Into the Llama
 #
 # `add_vision` gives an adapted model an encoder, a projection, and a new argument: `images`. These
-# four lines put *your* functions in the place of the library's:
+# three lines put *your* functions in the place of the library's. For the fourth, it has the one call
+# that you just compared with yours.
 
 # %%
-vision.image_vector = image_vector
-attention_interface.add_image = add_image
-attention_interface.image_keys_values = image_keys_values
-attention_interface.attend_row_by_row = attend_row_by_row
+image_prompt.image_vector = image_vector
+attach.add_image = add_image
+attach.image_keys_values = image_keys_values
 
 # %% [markdown]
 # To be quick on a CPU, prompts go into the top 8 layers only. All gates are zero. So whatever
@@ -750,8 +755,8 @@ print("zero gates, same logits as the blind Llama:", torch.equal(closed, bare))
 
 trainable, total = count_parameters(llama)
 of_encoder, of_all_vision = (
-    count_parameters(llama.vision["digits"].encoder)[0],
-    count_parameters(llama.vision["digits"])[0],
+    count_parameters(image_prompt_of(llama, "digits").encoder)[0],
+    count_parameters(image_prompt_of(llama, "digits"))[0],
 )
 print(f"prompts and gates {trainable - of_all_vision:>9,}")
 print(f"encoder           {of_encoder:>9,}")
@@ -953,7 +958,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 # alt: The length of gate times value of the picture, for 8 adapted layers by 9 heads. Every layer lets the picture in, but its heads differ: in a few the picture is about twice as loud as in most, in some it is nearly silent.
 with torch.no_grad():
-    image = llama.vision["digits"](test_images[pair])
+    image = image_prompt_of(llama, "digits")(test_images[pair])
     loudness = []
     for layer, prompt in gates.items():
         value_proj = llama.model.layers[layer].self_attn.v_proj
@@ -968,17 +973,17 @@ plt.show()
 # %% [markdown]
 # ## Keep it
 #
-# The adapter goes into a folder, and the part that sees goes beside it.
+# The adapter goes into a folder, with the part that sees. To load it takes an encoder of the same
+# kind: the files hold numbers, not code.
 
 # %%
 with torch.no_grad(), tempfile.TemporaryDirectory() as name:
     trained = llama(**words_only, images=some["images"]).logits
-    folder = save_vision(llama, save_adapter(llama, Path(name, "digits")))
+    folder = save_adapter(llama, Path(name, "digits"))
     for file in sorted(folder.glob("*.safetensors")):
         print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
 
-    load_adapter(llama, folder, "copy")
-    load_vision(llama, folder, DigitEncoder())
+    load_adapter(llama, folder, "copy", encoder=DigitEncoder())
     loaded = llama(**words_only, images=some["images"]).logits
 print("the loaded copy sees the same:", torch.equal(loaded, trained))
 
@@ -998,14 +1003,16 @@ clip = CLIPVisionModel(CLIPVisionConfig(image_size=32, patch_size=8, **sizes))
 photos = torch.rand(2, 3, 32, 32)
 add_adaption_prompts(llama, AdaptionPromptConfig(10, 30), "photos")
 add_vision(llama, ClipEncoder(clip, layers=(2, 4, 6)))
-features = llama.vision["photos"].encoder(photos)
+features = image_prompt_of(llama, "photos").encoder(photos)
 print("features of three scales, b f:", [tuple(scale.shape) for scale in features])
 ids = tokenizer(["What is in the picture?"] * 2, return_tensors="pt")
 with torch.no_grad():
     same = torch.equal(llama(**ids, images=photos).logits, llama(**ids).logits)
 print("untrained, so as blind as before:", same)
 learns = {
-    name.split(".")[0] for name, p in llama.vision["photos"].named_parameters() if p.requires_grad
+    name.split(".")[0]
+    for name, p in image_prompt_of(llama, "photos").named_parameters()
+    if p.requires_grad
 }
 print("what learns beside the prompts:", *learns)
 

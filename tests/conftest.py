@@ -1,35 +1,66 @@
-"""Fixtures shared by the tests: the course's Llama, and small random models of many families."""
+"""Fixtures shared by the tests: the course's Llama, and small random models of many families.
+
+`pytest -n auto` shares the tests among a few processes, one thread each: those of a module, and of
+a lesson, stay together, so that what their fixtures make is made once.
+"""
 
 import os
 
+# Before torch is loaded, and inherited by every kernel and process that a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # old kernels print advice about it
 
+import course  # noqa: F401  makes the folder that all processes of the run share
 import pytest
+import quick
 import strict_warnings
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from llama_adapter_edu import load_llama
+from llama_adapter_edu.base_models.course_llama import course_llama
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
+collect_ignore = ["browser"]  # they need a browser: make test-site, make test-jupyter
+PROCESSES = 4  # at most, with `-n auto`: each may hold the Llama several times
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption("--quick", action="store_true", help=quick.__doc__)
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
     strict_warnings.install()
+    if config.getoption("--quick"):
+        quick.skip_at_kernels_and_the_llama()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return min(os.cpu_count() or 1, PROCESSES)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes: make test-slow"))
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")  # the longest first
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: make test-slow"))
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +73,20 @@ def llama():
 def fresh_llama():
     """(model, tokenizer) of the course's Llama, for one test to change as it likes."""
     return load_llama()
+
+
+@pytest.fixture(scope="session")
+def small_llama_folder(tmp_path_factory):
+    """A folder with a random Llama of two layers and the course's tokenizer: fast to train."""
+    folder = tmp_path_factory.mktemp("small_llama")
+    tokenizer = AutoTokenizer.from_pretrained(course_llama())
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), **shape, **heads)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+from filelock import FileLock
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +23,18 @@ sys.path.insert(0, str(ROOT))
 from tools import names  # noqa: E402
 from tools.lesson import Lesson  # noqa: E402
 from tools.notebook import code_cells, make_notebook, notebook_path  # noqa: E402
+
+
+def shared_folder() -> Path:
+    """One for all processes of a run of pytest: the first to come here makes and deletes it."""
+    variable = "LLAMA_ADAPTER_EDU_TESTS"
+    if variable not in os.environ:
+        os.environ[variable] = tempfile.mkdtemp(prefix="fixture-course-")
+        atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
+    return Path(os.environ[variable])
+
+
+SHARED = shared_folder()
 
 # Python runs this at its start: the fixture lessons' references are found beside the course's own.
 SITE = "import llama_adapter_edu.course.reference as r\nr.__path__.append({folder!r})\n"
@@ -39,11 +51,13 @@ def copy_fixture(folder: Path) -> Path:
 
 @functools.cache
 def built_fixture() -> Path:
-    """The fixture course, built once for all tests; never changed by them."""
-    folder = Path(tempfile.mkdtemp(prefix="fixture-course-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    root = copy_fixture(folder / "course")
-    build_course(root)
+    """The fixture course, built once for all tests of a run; never changed by them."""
+    root = SHARED / "course"
+    with FileLock(SHARED / "lock"):
+        if not (SHARED / "built").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            build_course(copy_fixture(root))
+            (SHARED / "built").touch()
     return root
 
 
@@ -78,24 +92,18 @@ def run_pytest(folder: Path, *arguments: str, root: Path = ROOT, timeout: float 
     return run.stdout + run.stderr
 
 
-def nbval(notebooks: dict[str, NotebookNode], folder: Path, root: Path) -> dict[str, dict]:
-    """Run notebooks with nbval, one on each core: {name: {index of a code cell: why it failed}}."""
-
-    def run(name: str, again: bool = True) -> dict[int, str]:
-        nbformat.write(notebooks[name], folder / f"{name}.ipynb")
-        options = ("--nbval", f"{name}.ipynb", f"--junitxml={name}.xml")
-        output = run_pytest(folder, *options, root=root)
-        cases = list(ET.parse(folder / f"{name}.xml").iter("testcase"))
-        assert len(cases) == len(code_cells(notebooks[name])), output
-        if any(case.find("error") is not None for case in cases):
-            # No kernel: two that start at the same moment may have chosen the same port.
-            assert again, output
-            return run(name, again=False)
-        found = {i: case.find("failure") for i, case in enumerate(cases)}
-        return {i: failure.get("message") for i, failure in found.items() if failure is not None}
-
-    with ThreadPoolExecutor(os.cpu_count()) as cores:
-        return dict(zip(notebooks, cores.map(run, notebooks), strict=True))
+def nbval(notebook: NotebookNode, folder: Path, root: Path, again: bool = True) -> dict[int, str]:
+    """Run a notebook with nbval, in that folder: {index of a code cell: why it failed}."""
+    nbformat.write(notebook, folder / "lesson.ipynb")
+    output = run_pytest(folder, "--nbval", "lesson.ipynb", "--junitxml=lesson.xml", root=root)
+    cases = list(ET.parse(folder / "lesson.xml").iter("testcase"))
+    assert len(cases) == len(code_cells(notebook)), output
+    if any(case.find("error") is not None for case in cases):
+        # No kernel: two that start at the same moment may have chosen the same port.
+        assert again, output
+        return nbval(notebook, folder, root, again=False)
+    found = {i: case.find("failure") for i, case in enumerate(cases)}
+    return {i: failure.get("message") for i, failure in found.items() if failure is not None}
 
 
 def committed(lesson: Lesson, root: Path) -> NotebookNode:

@@ -1,10 +1,14 @@
 """Started by accelerate or torchrun: a tiny run; what it did is written into the folder.
 
-    processes_run.py FOLDER whole|sharded|cut [KILLED_AT]
+    processes_run.py FOLDER whole|sharded|loaded|cut|memory [--killed-at N] [--base DIR]
+                     [--gpu | --as-gpus] [--compiled]
 
-cut loads the base with a tensor-parallel plan. At step KILLED_AT the last process is killed.
+sharded: the base is spread after it was made; loaded: each process reads its part from --base.
+cut: a base with a tensor-parallel plan. memory: what a process takes to load --base.
+At forward pass N of its first life the last process is killed.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -12,39 +16,97 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType, PartialState
 from tiny_run import tiny_model, tiny_rows, tiny_run
 from transformers import AutoModelForCausalLM
 
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, save_adapter
-from llama_adapter_edu.training.sharding import shard_base
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama, save_adapter
+from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.base_models.sharded import shard_base
 
 OPTIONS = {"rows": tiny_rows(n=13), "batch_size": 5, "micro_batch_size": 2, "steps": 6}
+SHAPE = {"tie_word_embeddings": False}
 
 
-def main(folder: Path, way: str, killed_at: int | None) -> None:
+def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    folder, way = options.folder, options.way
+    folder.mkdir(parents=True, exist_ok=True)
     if way == "cut":
-        folder.joinpath("facts.json").write_text(json.dumps({"refused": add_to_cut_base(folder)}))
+        tell(folder, "facts", refused=add_to_cut_base(folder))
         return
-    accelerator = Accelerator(cpu=True)
-    model = tiny_model(tie_word_embeddings=False)
-    if way == "sharded":
-        shard_base(model)
-    if killed_at is not None and accelerator.is_last_process:
-        kill_at(model, killed_at)
+    accelerator = Accelerator(cpu=not options.gpu)
+    if options.as_gpus:  # what accelerate does only with several GPUs, it does here, too
+        accelerator.state.distributed_type = DistributedType.MULTI_GPU
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+    name = "facts" if accelerator.is_main_process else f"facts-{accelerator.process_index}"
+    if way == "memory":
+        tell(folder, name, **memory_of_loading(options.base))
+        accelerator.end_training()
+        return
+    model = a_model(way, options.base, accelerator)
+    first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    last = accelerator.process_index == accelerator.num_processes - 1
+    if options.killed_at is not None and last and first_life:
+        kill_at(model, options.killed_at)
     writes = watch_writes(folder)
-    options = OPTIONS | {"accelerator": accelerator, "save_every": 2}
-    history, model = tiny_run(folder / "run", model=model, **options)
+    run = OPTIONS | {"accelerator": accelerator, "save_every": 2}
+    run |= {"compile_layers": options.compiled}
+    history, model = tiny_run(folder / "run", model=model, **run)
+    ids = torch.arange(3, 9, device=accelerator.device)[None]
+    generated = model.generate(ids, max_new_tokens=5, do_sample=False)
     if accelerator.is_main_process:
         save_adapter(model, folder / "adapter")
-    written = sorted(writes)
-    facts = {"losses": history.losses, "processes": accelerator.num_processes, "written": written}
-    facts["kind"] = accelerator.distributed_type
-    facts["base"] = type(model.model.layers[0].self_attn.q_proj.weight.data).__name__
-    name = "facts" if accelerator.is_main_process else f"facts-{accelerator.process_index}"
-    (folder / f"{name}.json").write_text(json.dumps(facts))
+    tell(
+        folder,
+        name,
+        losses=history.losses,
+        processes=accelerator.num_processes,
+        written=sorted(writes),
+        kind=accelerator.distributed_type,
+        base=type(model.model.layers[0].self_attn.q_proj.weight.data).__name__,
+        generated=generated.tolist(),
+    )
     accelerator.end_training()
+
+
+def a_model(way: str, base: Path | None, accelerator: Accelerator) -> torch.nn.Module:
+    """The tiny model; in processes but the main one, its prompts begin elsewhere."""
+    model = tiny_model(**SHAPE).to(accelerator.device)
+    if way == "loaded":
+        whole = model
+        model, _ = load_llama(base, shard=True)
+        add_adaption_prompts(model, AdaptionPromptConfig(5, 2))
+        for number, prompt in adapter_prompts(whole, "default").items():
+            adapter_prompts(model, "default")[number].load_state_dict(prompt.state_dict())
+    if not accelerator.is_main_process:
+        with torch.no_grad():
+            for prompt in adapter_prompts(model, "default").values():
+                prompt.prompts.normal_()
+    return shard_base(model) if way == "sharded" else model
+
+
+def memory_of_loading(base: Path) -> dict[str, int]:
+    """Bytes that a process takes more while it loads and runs a base: spread, then whole."""
+    ids = torch.arange(3, 9)[None]
+    tiny_model()(ids)  # libraries set themselves up
+
+    def grown(load) -> int:
+        Path("/proc/self/clear_refs").write_text("5")  # the highest is now what is taken now
+        before = highest()
+        model = load()
+        with torch.no_grad():
+            model(ids)
+        return highest() - before
+
+    spread = grown(lambda: load_llama(base, dtype=torch.bfloat16, shard=True)[0])
+    whole = grown(lambda: load_llama(base, dtype=torch.bfloat16)[0])
+    return {"spread": spread, "whole": whole}
+
+
+def highest() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def add_to_cut_base(folder: Path) -> str:
@@ -63,6 +125,10 @@ def add_to_cut_base(folder: Path) -> str:
     except ValueError as error:
         return str(error)
     return "not at all"
+
+
+def tell(folder: Path, name: str, **facts: object) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(facts))
 
 
 def kill_at(model: torch.nn.Module, step: int) -> None:
@@ -92,4 +158,12 @@ def watch_writes(folder: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("way", choices=["whole", "sharded", "loaded", "cut", "memory"])
+    parser.add_argument("--killed-at", type=int)
+    parser.add_argument("--as-gpus", action="store_true")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--base", type=Path)
+    main(parser.parse_args())

@@ -18,6 +18,7 @@ from llama_adapter_edu import (
     remove_adapter,
     set_adapter,
 )
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 
 SMALL = AdaptionPromptConfig(adapter_len=4, adapter_layers=2)
@@ -246,7 +247,6 @@ def test_words_go_on_that_began_without_kept_prompts(tiny, words, first_words):
         steps = [model(w, past_key_values=cache).logits for w in words[:, 3:].split(1, dim=1)]
     if first_words == "with gradients":
         torch.testing.assert_close(torch.cat(steps, dim=1), whole)
-    assert not hasattr(cache, "kept_prompts")
 
 
 def test_generations_that_take_turns_do_not_disturb_each_other(tiny, words):
@@ -337,7 +337,7 @@ def test_two_models_on_one_config_do_not_mix(tiny, words):
         ({"adapter_layers": 0}, "adapter_layers must be a whole number of at least 1, got 0"),
         ({"adapter_layers": -2}, "at least 1, got -2"),
         ({"adapter_layers": True}, "at least 1, got True"),
-        ({"adapter_layers": None}, "at least 1, got None"),
+        ({"adapter_layers": "all"}, "at least 1, got 'all'"),
         ({"adapter_len": 0}, "adapter_len must be a whole number"),
         ({"adapter_len": 2.0}, "got 2.0"),
         ({"gate": "per_word"}, "gate must be one of ('per_head', 'per_layer'), got 'per_word'"),
@@ -383,12 +383,6 @@ class TestRefused:
     def test_another_kind_of_module(self):
         self.expect(torch.nn.Linear(2, 2), "expected a transformers model, got Linear")
 
-    def test_a_peft_model(self, tiny):
-        from peft import LoraConfig, get_peft_model
-
-        peft_model = get_peft_model(tiny(), LoraConfig(task_type="CAUSAL_LM"))
-        self.expect(peft_model, ".base_model of a PEFT model")
-
     def test_a_model_without_decoder_layers(self):
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -397,13 +391,13 @@ class TestRefused:
 
     def test_a_model_off_the_attention_interface(self, tiny, monkeypatch):
         model = tiny()
-        monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+        monkeypatch.setattr(type(model.model), "_supports_attention_backend", False)
         self.expect(model, "does not use transformers' attention interface")
 
     def test_an_unusual_head_layout(self, tiny):
         model = tiny()
         model.model.layers[1].self_attn.v_proj = torch.nn.Linear(48, 24)
-        self.expect(model, "keys are 16 wide and values 24")
+        self.expect(model, "has an unusual head layout")
 
     def test_latent_attention(self):
         from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -430,4 +424,4 @@ class TestRefused:
         model = add_adaption_prompts(tiny(), SMALL)
         with pytest.raises(ValueError, match=r"no adapter named 'x'; the model has \['default'\]"):
             act(model, "x")
-        assert model.adapter_state.active == "default"
+        assert active_adapter(model) == "default"

@@ -120,11 +120,12 @@ def test_prompts_in_the_lowest_layer_alone():
 
 @pytest.mark.parametrize(("goal", "looked_at"), [(0.0, 1), (1.0, 2)])
 def test_the_time_to_a_goal_ends_with_the_step_that_reaches_it(
-    tmp_path, monkeypatch, goal, looked_at
+    tmp_path, monkeypatch, small_llama_folder, goal, looked_at
 ):
     monkeypatch.setattr(time_to_95, "GOAL", goal)
     path = tmp_path / "time_to_95.json"
     settings = ["--steps", "2", "--batch-size", "1", "--test-rows", "1", "--every", "1"]
+    settings += ["--model", str(small_llama_folder), "--adapter-layers", "2"]
     time_to_95.main([*settings, "--output", str(path)])
     [record] = records(path)
     assert [step for step, _, _ in record["shares"]] == [1, 2][:looked_at]

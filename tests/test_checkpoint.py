@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 
 from llama_adapter_edu import (
@@ -87,6 +88,13 @@ def test_a_half_precision_base_keeps_float32_on_disk(tiny, tmp_path):
     again = load_adapter(tiny(dtype=torch.bfloat16), tmp_path)
     for number, prompt in adapter_prompts(again, "default").items():
         assert torch.equal(prompt.prompts, adapter_prompts(model, "default")[number].prompts)
+
+
+def test_an_offloaded_model_is_saved_whole(adapted, tiny, words, tmp_path):
+    before = logits(adapted, words)
+    cpu_offload(adapted, execution_device="cpu")  # its numbers lie elsewhere until a layer runs
+    save_adapter(adapted, tmp_path)
+    assert torch.equal(logits(load_adapter(tiny(), tmp_path), words), before)
 
 
 def test_the_adapter_of_that_name_is_saved_and_loaded_beside_others(adapted, words, tmp_path):
@@ -183,8 +191,8 @@ BROKEN = {
         "layers.2.prompts is (4, 6), expected (4, 48)",
     ),
     "a wrong dtype": (
-        lambda f: edit_weights(f, lambda t: t.update({"layers.2.gate": torch.zeros(6).half()})),
-        "layers.2.gate is torch.float16, expected torch.float32",
+        lambda f: edit_weights(f, lambda t: t.update({"layers.2.gate": torch.zeros(6).long()})),
+        "layers.2.gate is torch.int64, expected torch.float32",
     ),
     "NaN": (
         lambda f: edit_weights(f, lambda t: t["layers.2.gate"].fill_(float("nan"))),
@@ -207,11 +215,11 @@ BROKEN = {
     ),
     "a setting is missing": (
         lambda f: edit_config(f, gate=...),
-        "settings 'gate' are missing or unknown",
+        "settings ['gate'] are missing or unknown",
     ),
     "an unknown setting": (
         lambda f: edit_config(f, speed=3),
-        "settings 'speed' are missing or unknown",
+        "settings ['speed'] are missing or unknown",
     ),
     "a setting out of range": (lambda f: edit_config(f, adapter_layers=0), "at least 1, got 0"),
     "another format": (

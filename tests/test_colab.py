@@ -75,6 +75,9 @@ def test_the_setup_cell_is_short_and_does_something_only_where_something_is_miss
     [command] = run_setup(source, missing=True)
     assert command.startswith("install -q ")
     assert ADDRESS in command if settings.repository else "./llama_adapter_edu-*.whl" in command
+    requirements = map(Requirement, metadata.requires("llama-adapter-edu"))
+    comes_along = {r.name for r in requirements if not (r.marker and "extra" in str(r.marker))}
+    assert set(SOUGHT[1:]) <= comes_along | set(command.split())
 
 
 def test_the_setup_cell_says_nothing_here():

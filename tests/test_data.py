@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -219,20 +219,21 @@ def test_missing_or_empty_input_is_no_input(byte_tokenizer):
 
 
 @pytest.mark.parametrize(
-    "example",
+    ("example", "words"),
     [
-        {"prompt": "Say hi", "completion": "hi"},
-        {"instruction": "Say hi", "completion": "hi"},
-        {"instruction": "Say hi", "output": None},
-        {"instruction": "Say hi", "output": 5},
-        {"instruction": "Say hi", "input": ["x"], "output": "hi"},
+        ({"prompt": "Say hi", "completion": "hi"}, r"'instruction' is missing; .*\['prompt', 'com"),
+        ({"instruction": "Say hi", "completion": "hi"}, "'output' is missing; there is"),
+        ({"instruction": "Say hi", "output": None}, "'output' should be text, got NoneType"),
+        ({"instruction": "Say hi", "output": 5}, "'output' should be text, got int: 5"),
+        ({"instruction": "Say hi", "input": ["x"], "output": "hi"}, "'input' should be text"),
+        ({"instruction": "Say hi", "output": " \n"}, "answer is empty"),
+        ({"instruction": "Say\ufdd0", "output": "hi"}, r"character of no text, '\\ufdd0'"),
     ],
 )
-def test_a_row_without_its_texts_names_what_it_has_and_needs(byte_tokenizer, example):
-    message = rf"needs the texts 'instruction' and 'output'.*columns \['{next(iter(example))}'"
-    with pytest.raises(ValueError, match=message):
+def test_a_row_without_its_texts_names_what_is_wrong(byte_tokenizer, example, words):
+    with pytest.raises(ValueError, match=words):
         encode(example, byte_tokenizer)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"No row is left.*row 1.*{words}"):
         encode_dataset(Dataset.from_list([example]), byte_tokenizer)
 
 
@@ -247,6 +248,7 @@ def test_a_tokenizer_without_eos_is_refused(byte_tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer.backend_tokenizer)
     with pytest.raises(ValueError, match="no eos token"):
         encode(ROW, bare)
+    assert bare.decode(encode_prompt(bare, "Say hi")) == format_prompt(byte_tokenizer, "Say hi")
 
 
 # --- data sets and batches -----------------------------------------------------------------------
@@ -264,19 +266,84 @@ def test_encode_dataset_keeps_the_texts_and_leaves_no_file(byte_tokenizer, tmp_p
     assert sorted(tmp_path.rglob("*")) == before and encoded.cache_files == []
 
 
-def test_encode_dataset_reports_the_long_rows_it_leaves_out(byte_tokenizer):
-    rows = [ROW, {**ROW, "output": "5" * 500}, ROW]
-    with pytest.warns(UserWarning, match="Left out 1 of 3 rows.*max_length=512"):
+def test_rows_left_out_are_counted_with_reason_and_place(byte_tokenizer):
+    long, empty = {**ROW, "output": "5" * 500}, {**ROW, "output": ""}
+    rows = [ROW, long, ROW, {"instruction": "x"}, empty, long, long, long, empty, "text", ROW]
+    with pytest.warns(UserWarning) as caught:
         encoded = encode_dataset(rows, byte_tokenizer)
-    assert encoded["output"][:] == ["5", "5"]
-    assert len(encode_dataset(rows, byte_tokenizer, max_length=None)) == 3
+    assert encoded["output"][:] == ["5", "5", "5"]
+    (message,) = [str(warning.message) for warning in caught]
+    assert message.startswith("Left out 8 of 11 rows: ")
+    for reason in (
+        "4 longer than max_length=512 tokens (row 2, row 6, row 7, ...)",
+        "2 without the fields or texts of a row (row 4, row 10)",
+        "2 with an empty answer (row 5, row 9)",
+    ):
+        assert reason in message
+    assert len(encode_dataset([ROW, long], byte_tokenizer, max_length=None)) == 2
 
 
 def test_encode_dataset_without_a_row_left_is_refused(byte_tokenizer):
-    with pytest.raises(ValueError, match="1 came in, all longer than max_length=4"):
+    with pytest.raises(ValueError, match=r"1 of 1 rows: 1 longer than max_length=4 tokens \(row 1"):
         encode_dataset([ROW], byte_tokenizer, max_length=4)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no rows"):
         encode_dataset([], byte_tokenizer)
+
+
+def test_rows_may_come_in_any_container_and_a_stream_stays_one(byte_tokenizer):
+    rows = [{**ROW, "output": str(number), "id": number} for number in range(2500)]
+    of_list = encode_dataset(rows, byte_tokenizer).to_list()
+    assert [row["output"] for row in of_list] == [row["output"] for row in rows]
+    assert encode_dataset(Dataset.from_list(rows), byte_tokenizer).to_list() == of_list
+    assert encode_dataset(iter(rows), byte_tokenizer).to_list() == of_list
+    assert encode_dataset(tuple(rows), byte_tokenizer).to_list() == of_list
+
+    read = []
+
+    def generate():
+        for row in rows:
+            read.append(row["id"])
+            yield row
+
+    for stream in (
+        IterableDataset.from_generator(generate),  # of unknown columns
+        Dataset.from_list(rows).to_iterable_dataset(),
+    ):
+        encoded = encode_dataset(stream, byte_tokenizer)
+        assert isinstance(encoded, IterableDataset)
+        assert len(read) <= 1
+        assert list(encoded) == of_list
+        read.clear()
+
+
+def test_a_stream_counts_what_it_leaves_out_and_refuses_to_give_nothing(byte_tokenizer):
+    useless = {**ROW, "output": ""}
+    stream = Dataset.from_list([ROW, useless, ROW] + [useless] * 1500).to_iterable_dataset()
+    with pytest.warns(UserWarning) as caught:
+        assert len(list(encode_dataset(stream, byte_tokenizer))) == 2
+    messages = [str(warning.message) for warning in caught]
+    assert "Left out 998 of 1000 rows: 998 with an empty answer (row 2, row 4, ro" in messages[0]
+    assert "Left out 503 of 503 rows" in messages[1] and "row 1001" in messages[1]
+    stream = Dataset.from_list([useless] * 3).to_iterable_dataset()
+    with pytest.raises(ValueError, match="None of the stream's first 3 rows is left"):
+        list(encode_dataset(stream, byte_tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (
+            DatasetDict(train=Dataset.from_list([ROW]), dev=Dataset.from_list([ROW])),
+            "'train', 'dev'",
+        ),
+        (ROW, "a single row in a list"),
+        ("rows.jsonl", "load_instructions"),
+        (7, "pass one"),
+    ],
+)
+def test_what_is_no_rows_is_refused_in_a_sentence(byte_tokenizer, dataset, words):
+    with pytest.raises(ValueError, match=f"Expected rows, got .*{words}"):
+        encode_dataset(dataset, byte_tokenizer)
 
 
 def test_collate_pads_on_the_right():

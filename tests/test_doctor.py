@@ -199,19 +199,30 @@ def test_full_disk(capsys, tmp_path, monkeypatch, request, ready, mark):
     assert "LLAMA_ADAPTER_EDU_CACHE" in lines[line(lines, mark, text) + 1]
 
 
-def test_python_without_any_package():
-    """Run as from a fresh clone: -S hides every installed package."""
-    code = "import sys; from llama_adapter_edu.doctor import doctor; sys.exit(doctor())"
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.Popen(
-        [sys.executable, "-S", "-c", code],
+def test_python_without_any_package(monkeypatch):
+    """As from a fresh clone: -S hides every installed package. Every check still has its line."""
+    monkeypatch.undo()
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "llama_adapter_edu", "doctor"],
         cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
         text=True,
+        timeout=60,
     )
-    out, err = done.communicate(timeout=60)
-    assert (done.returncode, err) == (1, "")
-    assert out.startswith("[fail] not installed: packaging\n")
-    assert f"-e {ROOT}" in out or "-m ensurepip" in out
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    for package in ("packaging", "torch", "platformdirs"):
+        mend = lines[line(lines, "fail", f"not installed: {package}") + 1]
+        assert mend.endswith((f'-e "{ROOT}[course]"', "-m ensurepip"))
+    assert lines[-1] == "3 to mend: see [fail] above."
+
+
+def test_without_packaging_the_rest_is_still_looked_at(finished, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    code, lines = examine(capsys)
+    assert code == 1
+    mend = lines[line(lines, "fail", "not installed: packaging") + 1]
+    assert "llama-adapter-edu" in mend or str(ROOT) in mend
+    line(lines, "ok", f"torch {torch.__version__} works on")
+    line(lines, "ok", "the course's Llama is in")

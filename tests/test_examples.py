@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gates import open_gates
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, save_adapter
 from llama_adapter_edu.course.tasks.home_commands import home_commands
@@ -53,9 +54,7 @@ def test_each_address_is_another_expert_of_one_llama(trained, fresh_llama, tmp_p
     model, _ = fresh_llama
     torch.manual_seed(0)
     add_adaption_prompts(model, AdaptionPromptConfig(5, 5))
-    for name, parameter in model.named_parameters():
-        if name.endswith("gate"):
-            parameter.data.fill_(3.0)
+    open_gates(model, std=3.0)
     save_adapter(model, tmp_path / "wild")
 
     two_experts = example("two_experts")

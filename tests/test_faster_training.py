@@ -11,11 +11,11 @@ from tiny_run import TOKENIZER, tiny_model, tiny_rows
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from llama_adapter_edu import TrainingConfig, finetune
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loop as the_loop
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.cuda_graphs import BUCKET, check_possible, pad_to_bucket
 from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum
-from llama_adapter_edu.training.step import Rows
 
 # Traces layers as the default compiler does, but needs no C++ compiler.
 TRACED = {"backend": "aot_eager", "fullgraph": True}
@@ -45,18 +45,17 @@ def test_compiled_layers_learn_the_same_and_are_gone_afterwards(monkeypatch):
     eager, _ = losses(Accelerator(cpu=True))
     compiled, model = losses(Accelerator(cpu=True), compile_layers=True)
     torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=0)
-    assert all(layer._compiled_call_impl is None for layer in model.model.layers)
-    assert not hasattr(model, "cross_entropy_sum")
+    assert all("forward" not in vars(layer) for layer in model.model.layers)
 
 
 def test_layers_compile_whole_and_not_again_from_step_to_step():
     """`fullgraph` refuses graph breaks; later lengths use what the first two made."""
     counter = CompileCounterWithBackend("aot_eager")
     rows, model = Rows(tiny_rows(), 0, torch.device("cpu")), tiny_model()
-    with compiled_layers(model, backend=counter, fullgraph=True):
+    with compiled_layers(model, backend=counter, fullgraph=True) as loss_sum:
         compiled = []
         for start in range(0, 24, 4):
-            loss, _ = answer_loss_sum(model, rows.batch(range(start, start + 4)))
+            loss, _ = answer_loss_sum(model, rows.batch(range(start, start + 4)), loss_sum)
             loss.backward()
             compiled.append(counter.frame_count)
     # Three kinds of layers, and the loss; one length, and any length.
@@ -137,8 +136,8 @@ def test_a_row_needs_no_mask_for_the_padding_after_it():
 )
 def test_graphs_are_refused_where_they_cannot_be_recorded(micro_batch_size):
     config = TrainingConfig(micro_batch_size=micro_batch_size)
-    with pytest.raises(ValueError, match=r"one process on one NVIDIA GPU.*Leave cuda_graphs out"):
-        check_possible(Accelerator(cpu=True), config)
+    with pytest.raises(ValueError, match=r"one process on one NVIDIA GPU.*Leave it out"):
+        check_possible(Accelerator(cpu=True), config, packed=False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

@@ -14,17 +14,18 @@ from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
 
 from llama_adapter_edu import TrainingConfig, finetune, load_adapter
 from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.base_models.sharded import shard_base
 from llama_adapter_edu.course.tasks.profiles import PROFILES
 from llama_adapter_edu.data.batches import collate
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loss as the_loss
 from llama_adapter_edu.training.loop import (
-    answer_loss,
     learning_rate_factor,
     make_optimizer,
     training_batches,
 )
-from llama_adapter_edu.training.sharding import shard_base
-from llama_adapter_edu.training.step import Rows, accumulate_gradients, micro_batches
+from llama_adapter_edu.training.loss import answer_loss
+from llama_adapter_edu.training.step import Gradients, micro_batches
 
 NUMBERS = [4, 0, 9, 2, 7, 1, 5]
 
@@ -56,7 +57,7 @@ def test_every_labelled_token_weighs_the_same_however_a_step_is_cut(micro_batch_
 
     rows = Rows(dataset, 0, torch.device("cpu"))
     accelerator = Accelerator(cpu=True)
-    loss = accumulate_gradients(model, rows, NUMBERS, micro_batch_size, accelerator)
+    loss = Gradients(model, rows, accelerator, micro_batch_size)(NUMBERS)
     torch.testing.assert_close(loss, expected.detach())
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, right[name], atol=1e-6, rtol=1e-4, msg=name)
@@ -67,9 +68,8 @@ def test_a_row_whose_every_token_is_labelled_has_no_label_for_its_first():
     dataset = dataset.map(lambda row: {"labels": row["input_ids"]})
     batch = collate([dataset[number] for number in NUMBERS], 0)
     torch.testing.assert_close(answer_loss(model, batch), one_by_one(model, dataset, NUMBERS))
-    loss = accumulate_gradients(
-        model, Rows(dataset, 0, torch.device("cpu")), NUMBERS, 2, Accelerator(cpu=True)
-    )
+    rows = Rows(dataset, 0, torch.device("cpu"))
+    loss = Gradients(model, rows, Accelerator(cpu=True), micro_batch_size=2)(NUMBERS)
     torch.testing.assert_close(loss, one_by_one(model, dataset, NUMBERS).detach())
 
 
@@ -106,9 +106,8 @@ def test_micro_batches_hold_each_row_once_and_are_equally_many(n_rows, n_process
     numbers = list(range(10, 10 + n_rows))
     shares = [micro_batches(numbers, size, rank, n_processes) for rank in range(n_processes)]
     assert len({len(share) for share in shares}) == 1
-    assert all(rows for share in shares for rows, _ in share)
-    assert all(len(rows) <= (size or n_rows) for share in shares for rows, _ in share)
-    counted = [row for share in shares for rows, weight in share if weight for row in rows]
+    assert all(len(rows) <= (size or n_rows) for share in shares for rows in share)
+    counted = [row for share in shares for rows in share for row in rows]
     assert sorted(counted) == numbers
 
 

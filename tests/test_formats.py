@@ -18,6 +18,8 @@ from llama_adapter_edu import (
 )
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 from llama_adapter_edu.files.save_load import AdapterFileError
+from llama_adapter_edu.vision.attach import add_vision
+from llama_adapter_edu.vision.encoders import DigitEncoder
 
 K, L = 4, 2
 KV_HEADS = {"every head its own": 6, "grouped": 2, "one for all": 1}
@@ -282,7 +284,7 @@ BROKEN_OFFICIAL = {
     "other width": (
         lambda t: t.update({"adapter_query.weight": torch.zeros(8, 64)}),
         {},
-        r"\(8, 64\), expected \(8, 48\)",
+        r"layer 1 is \(4, 64\), expected \(4, 48\)",
     ),
     "no gate": (
         lambda t: t.pop("layers.2.attention.gate"),
@@ -395,7 +397,7 @@ def test_two_formats_in_one_folder_are_not_guessed(tiny, tmp_path):
     model = trained(tiny())
     save_adapter(model, tmp_path)
     save_adapter(model, tmp_path, format="litgpt")
-    with pytest.raises(AdapterFileError, match="holds two adapters"):
+    with pytest.raises(AdapterFileError, match="holds several adapters"):
         load_adapter(tiny(), tmp_path)
     same(load_adapter(tiny(), tmp_path / "lit_model.pth.adapter"), model)
 
@@ -404,8 +406,8 @@ def test_an_unknown_format_and_an_adapter_that_sees(tiny, tmp_path):
     model = trained(tiny(), "per_layer")
     with pytest.raises(ValueError, match=r"format must be one of .*'litgpt'.*, got 'gguf'"):
         save_adapter(model, tmp_path / "no", format="gguf")
-    model.vision = nn.ModuleDict({"default": nn.Identity()})
-    with pytest.raises(ValueError, match="peft holds no image encoder"):
+    add_vision(model, DigitEncoder())
+    with pytest.raises(ValueError, match="'peft' holds no image encoder"):
         save_adapter(model, tmp_path / "no", format="peft")
     assert not (tmp_path / "no").exists()
 
@@ -414,3 +416,36 @@ def test_a_safetensors_file_renamed_to_pth_is_named(tiny, tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "adapter.pth")
     with pytest.raises(AdapterFileError, match="corrupt or was cut short"):
         load_adapter(tiny(), tmp_path / "adapter.pth")
+
+
+@pytest.mark.parametrize("format", ["llama_adapter_edu", "peft", "litgpt", "lit-llama"])
+def test_a_folder_of_every_format_loads_again_and_so_do_its_files(
+    tiny, tmp_path, monkeypatch, format
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    base = {"num_key_value_heads": 6}
+    model = trained(tiny(**base), "per_layer")
+    folder = save_adapter(model, "~/my.adapters/a", format=format)
+    assert folder == tmp_path / "my.adapters" / "a"
+    for place in ("~/my.adapters/a", "my.adapters/a", folder, *folder.iterdir()):
+        same(load_adapter(tiny(**base), place), model)
+
+
+def test_a_safetensors_file_of_another_name_is_not_guessed_at(tiny, tmp_path):
+    """Beside it lies another adapter, whose settings are not its own."""
+    save_adapter(trained(tiny()), tmp_path)
+    other = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "old.safetensors")
+    save_adapter(add_adaption_prompts(tiny(), AdaptionPromptConfig(2, 1)), tmp_path)
+    with pytest.raises(AdapterFileError, match=r"old\.safetensors says nothing of its settings"):
+        load_adapter(tiny(), other)
+
+
+def test_the_authors_file_in_the_home_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    TestOfficial().file(tmp_path / "adapter.pth")
+    options = {"gate_activation": "tanh", "adapter_len": K}
+    loaded = load_official_adapter(tiny(), "~/adapter.pth", **options)
+    same(loaded, load_official_adapter(tiny(), tmp_path / "adapter.pth", **options))

@@ -26,7 +26,7 @@ from llama_adapter_edu import (
     remove_adapter,
     save_adapter,
 )
-from llama_adapter_edu.files.lit import LITGPT_FILE
+from llama_adapter_edu.files.download import LITGPT_FILE
 from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, AdapterFileError
 
 SCALE = int(os.environ.get("FUZZ_SCALE", 1))

@@ -24,7 +24,7 @@ from llama_adapter_edu.course.progress import tables as progress_report
 from llama_adapter_edu.course.progress import verdicts as progress
 from llama_adapter_edu.data import instructions
 from llama_adapter_edu.files.download import base_name, download_adapter
-from llama_adapter_edu.hub_names import is_hub_id
+from llama_adapter_edu.hub_names import local_path
 
 ROOT = Path(__file__).parents[1]
 ROW = {"instruction": "Turn on the lights", "input": "", "output": "{}"}
@@ -50,7 +50,11 @@ def load_file(kind: str, folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with guard(folder):
         rows = settle(kind, lambda: load_instructions(folder / name), ValueError, about=name)
-    if rows is not None:
+    if rows is not None and rows.column_names == ["messages"]:
+        turns = [turn for row in rows for turn in row["messages"]]
+        assert all({"role", "content"} == turn.keys() for turn in turns)
+        assert all(isinstance(text, str) for turn in turns for text in turn.values())
+    elif rows is not None:
         assert rows.column_names == ["instruction", "input", "output"]
         assert all(isinstance(text, str) for row in rows for text in row.values())
 
@@ -68,8 +72,12 @@ def test_faulty_bytes_in_a_data_set(folder, content, name):
     load_file("data sets, faulty bytes", folder, name, content)
 
 
-FIELDS = st.one_of(st.sampled_from(["instruction", "input", "output"]), TEXTS)
-VALUES = st.one_of(JSON, st.just("x" * 10**6))
+NAMES_OF_FIELDS = ["instruction", "input", "output", "messages", "conversations"]
+FIELDS = st.one_of(st.sampled_from(NAMES_OF_FIELDS), TEXTS)
+KEYS = st.one_of(st.sampled_from(["role", "content", "from", "value", "tool_calls"]), TEXTS)
+TURN_VALUES = st.one_of(st.sampled_from(["user", "assistant", "human", "gpt", "Hi"]), JSON)
+TURNS = st.lists(st.dictionaries(KEYS, TURN_VALUES, max_size=3), max_size=3)
+VALUES = st.one_of(JSON, TURNS, st.just("x" * 10**6))
 
 
 @cases(80)
@@ -83,13 +91,13 @@ def test_strange_rows_of_a_data_set(folder, rows, name):
 
 PARTS = ["owner", "name", "/", "/", "..", ".", "-", "--", "_", "~", "\\", "%2e", "@", ":", "?", "#"]
 PARTS += [" ", "\n", "\0", "ä", "\u202e", "\ud800", "https://huggingface.co/", "hf://", ".git"]
-PARTS += [".jsonl", "C:", "file://", "json", "home-commands", "a" * 60]
+PARTS += [".jsonl", "C:", "file://", "json", "a" * 60]
 NAMES = st.one_of(TEXTS, st.lists(st.sampled_from(PARTS), max_size=6).map("".join))
 REFUSALS = (ValueError, FileNotFoundError, IsADirectoryError, ConnectionError)
 
 
 CALLS = {
-    "adapters": lambda name: is_hub_id(name) and download_adapter(name),
+    "adapters": lambda name: local_path(name) is None and download_adapter(name),
     "models": check_model_name,
     "data sets": load_instructions,
 }

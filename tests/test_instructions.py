@@ -1,4 +1,4 @@
-"""One loader for home commands, files in Alpaca format and the hub; and what it refuses."""
+"""One loader for files, folders of files and the hub; and what it refuses."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,8 @@ from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from llama_adapter_edu import load_instructions
-from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data import instructions
-from llama_adapter_edu.data.encoding import COLUMNS
+from llama_adapter_edu.data.rows import COLUMNS
 
 ROWS = [
     {"instruction": "Add the numbers", "input": "2 and 3", "output": "5"},
@@ -53,13 +52,6 @@ def hub(monkeypatch):
 
 
 # --- the three places ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_home_commands_by_name(split):
-    rows = load_instructions("home-commands", split)
-    assert rows.features == home_commands(split).features and len(rows) == len(home_commands(split))
-    assert rows[:5] == home_commands(split)[:5]
 
 
 def test_a_json_file_by_name_or_path(file):
@@ -132,7 +124,7 @@ def test_a_data_set_on_the_hub_without_inputs(hub):
         (" \n", "is empty"),
         ("instruction,output\nSay hi,hi", "is not JSON: Expecting value in line 1, column 1"),
         ('[{"instruction": "Say hi",\n}]', "line 2, column 1"),
-        ("\n".join(map(json.dumps, ROWS)), "call the file .jsonl"),
+        ("\n".join(map(json.dumps, ROWS)), "name ends in .jsonl"),
         (json.dumps(ROWS).encode("utf-16"), "not text in UTF-8: byte 0"),
         ('[{"instruction": "Größe"}]'.encode("latin-1"), "not text in UTF-8: byte 20"),
     ],
@@ -158,9 +150,19 @@ def test_a_json_lines_file_that_is_no_instruction_data(file, content, words):
         load_instructions(file("rows.jsonl", content))
 
 
-def test_what_is_no_file_to_read(file, tmp_path):
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+def test_a_folder_is_all_its_files_in_the_order_of_their_names(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a folder that holds no \.json"):
         load_instructions(tmp_path)
+    file("b.json", ROWS[:1])
+    file("a.jsonl", json.dumps(ROWS[1]))
+    file("notes.txt", "no rows")
+    assert load_instructions(tmp_path).to_list() == [ROWS[1], ROWS[0]]
+    file("c.jsonl", "{}")
+    with pytest.raises(ValueError, match=r"c\.jsonl, line 1: the field 'instruction' is missing"):
+        load_instructions(str(tmp_path))
+
+
+def test_what_is_no_file_to_read(file, tmp_path):
     for name in ("rows.csv", "code.py", "rows"):
         with pytest.raises(ValueError, match=r"Expected a \.json file"):
             load_instructions(file(name, ROWS))
@@ -177,11 +179,6 @@ def test_a_file_that_is_not_there_never_asks_the_hub(hub, name, tmp_path, monkey
     with pytest.raises(FileNotFoundError, match="There is no file"):
         load_instructions(Path(name))
     assert calls == []
-
-
-def test_an_unknown_split_of_home_commands():
-    with pytest.raises(ValueError, match="Unknown split 'dev'"):
-        load_instructions("home-commands", "dev")
 
 
 # --- what the hub may answer ---------------------------------------------------------------------
@@ -203,7 +200,11 @@ def test_an_unknown_split_of_home_commands():
         (ConnectionError("Couldn't reach 'owner/name'"), ConnectionError, "does not answer"),
         (ValueError("Unknown split \"dev\". Should be one of ['train']."), ValueError, "one of"),
         (RuntimeError("Dataset scripts are no longer supported"), ValueError, "scripts"),
-        (Dataset.from_list([{"prompt": "x"}]), ValueError, r"\['prompt'\]; instruction and output"),
+        (
+            Dataset.from_list([{"prompt": "x"}]),
+            ValueError,
+            r"has the columns \['prompt'\]. Expected the texts",
+        ),
         (
             Dataset.from_list([{**ROWS[0]}, {**ROWS[1], "output": None}]),
             ValueError,
@@ -229,12 +230,12 @@ def test_the_real_library_without_network(monkeypatch):
         load_instructions("tatsu-lab/a-data-set-that-no-cache-holds")
 
 
-@pytest.mark.parametrize("name", ["", "json", "home_commands", "two words"])
-def test_a_name_that_is_no_source_never_asks_the_hub(hub, name):
+@pytest.mark.parametrize("name", ["json", "home-commands", "two words", "x" * 500])
+def test_a_name_without_an_owner_is_a_file_and_never_asks_the_hub(hub, name):
     calls = hub(Dataset.from_list(ROWS))
-    with pytest.raises(ValueError, match=f"{name!r} is no source.*'home-commands'.*tatsu-lab"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*as 'tatsu-lab") as caught:
         load_instructions(name)
-    assert calls == []
+    assert calls == [] and len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -256,8 +257,9 @@ def test_json_that_cannot_be_used_is_named(tmp_path, content, reason):
     assert reason.replace("\\\\", "\\") in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a/b\0", "owner/na me", "owner/..", "x" * 500])
-def test_a_name_that_nothing_can_have(name):
-    with pytest.raises(ValueError, match="is no source of instructions") as caught:
+@pytest.mark.parametrize("name", ["", "a/b\0", "owner/na me", "owner/.."])
+def test_a_name_that_nothing_can_have(hub, name):
+    calls = hub(Dataset.from_list(ROWS))
+    with pytest.raises(ValueError, match="is neither a path here nor an id") as caught:
         load_instructions(name)
-    assert len(str(caught.value)) < 400
+    assert calls == [] and len(str(caught.value)) < 400

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from course import ROOT
 
+import llama_adapter_edu
 from tools.master import read_lesson
 from tools.site import api, lessons, results
 from tools.site.__main__ import contents, site_links
@@ -82,15 +83,27 @@ def test_pictures_and_lists_of_a_docstring_survive():
     assert to_rst(google)[:-1] == google
 
 
-def test_each_public_module_has_a_page(tmp_path):
+def test_each_folder_has_a_page_with_a_section_for_each_module(tmp_path):
     package = tmp_path / "library"
-    package.mkdir()
-    for name in ("heads", "_private", "__main__", "pytest_plugin"):
-        (package / f"{name}.py").write_text(f'"""What {name} has | more."""\n')
-    pages = api.api_pages(package, {"split": "heads"})
-    assert set(pages) == {"heads.md", "index.md"}
-    assert "library.heads" in pages["heads.md"]
-    assert r"[heads](heads.md) | What heads has \| more." in pages["index.md"]
+    for name in ("method", "course/checks", "course/reference"):
+        (package / name).mkdir(parents=True)
+        for file in ("__init__", "heads", "_private"):
+            (package / name / f"{file}.py").write_text(f'"""What {name} has | more."""\n')
+    for name in ("__init__.py", "course/__init__.py"):
+        (package / name).write_text("")
+    pages = api.api_pages(package, {"split": ("library.method.heads.split", "Splits.")})
+    assert set(pages) == {"course.md", "course.checks.md", "method.md", "index.md"}
+    assert "library.method.heads\n" in pages["method.md"] and "_private" not in pages["method.md"]
+    assert r"[method](method.md) | What method has \| more." in pages["index.md"]
+    assert "`split <library.method.heads.split>` | Splits. |" in pages["index.md"]
+
+
+def test_public_names_are_found_where_they_are_defined():
+    public = api.public_names(llama_adapter_edu)
+    assert set(public) == set(llama_adapter_edu.__all__)
+    full_name, what = public["finetune"]
+    assert full_name == "llama_adapter_edu.training.loop.finetune"
+    assert what == llama_adapter_edu.finetune.__doc__.splitlines()[0]
 
 
 @pytest.mark.parametrize("name", ["ablations", "quality", "vision"])

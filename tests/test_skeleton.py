@@ -1,5 +1,6 @@
 """The repository around the library: pinned versions, README, files that must agree."""
 
+import pkgutil
 import re
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks import report
+from tools import architecture
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,6 +72,20 @@ def test_every_relative_link_leads_somewhere(page):
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {link}"
 
 
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += [*(ROOT / "docs").glob("*.md"), ROOT / "docs/teaching/index.md", *ROOT.glob("examples/*")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_and_file_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"\bllama_adapter_edu(?:\.\w+)+", text):
+        pkgutil.resolve_name(module)
+    folders = "llama_adapter_edu|benchmarks|tools|tests|docs"
+    for path in re.findall(rf"(?<![\w/])(?:{folders})/[\w./]+", text):
+        assert "NN" in path or (ROOT / path.rstrip(".")).exists(), path
+
+
 def test_the_readme_names_every_lesson_and_only_real_commands():
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         assert f"notebooks/{notebook.name}" in README
@@ -80,15 +96,77 @@ def test_the_readme_names_every_lesson_and_only_real_commands():
 
 
 def test_taught_code_uses_named_axes():
-    """The lessons' axes have names: no bare view, permute or transpose in the taught modules."""
-    for name in ("attention", "adaption_prompt", "slide", "vision"):
-        path = ROOT / "llama_adapter_edu" / f"{name}.py"
-        if path.exists():
-            code = path.read_text(encoding="utf-8")
-            assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
+    """The lessons' axes have names: what is taught has no bare view, permute or reshape."""
+    files = {path.stem: path for path in (ROOT / "llama_adapter_edu/method").glob("[a-z]*.py")}
+    assert files.keys() == {"attention", "gated_prompts", "image_prompts", "wrapped_layer"}
+    for name, path in files.items():
+        code = path.read_text(encoding="utf-8")
+        assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
+
+
+def words(text: str) -> int:
+    """Words as a reader meets them: without addresses of links, with code and its output."""
+    text = re.sub(r"\]\([^)\s]*\)", "]", text)
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def test_the_readme_is_short():
+    before, _, rest = README.partition(report.START)
+    generated, _, after = rest.partition(report.END)
+    assert words(before + after) <= 1300
+    assert 50 < words(generated) <= 200
+
+
+def test_the_readme_has_its_parts_in_order_and_every_folder_of_the_library():
+    headings = re.findall(r"^## (.*)$", re.sub(r"```.*?```", "", README, flags=re.S), re.M)
+    wanted = "Start, Lessons, The library, How checking works, What it reaches, Read on"
+    assert headings == wanted.split(", ")
+    tree = re.search(r"^llama_adapter_edu/\n((?: +.*\n)+)", README, re.M)[1]
+    folders = {path.parent.name for path in (ROOT / "llama_adapter_edu").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/", tree, re.M)) == folders
 
 
 @pytest.mark.parametrize("name", report.FILES)
 def test_written_results_are_those_of_the_benchmarks(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert report.written(name) == text, "run: python -m benchmarks.report --write"
+
+
+def test_the_architecture_page_has_the_facts_of_now():
+    assert architecture.written() == architecture.PAGE.read_text(encoding="utf-8"), (
+        "run: python -m tools.architecture --write"
+    )
+
+
+def test_the_architectures_picture_names_files_that_are_there():
+    """A line of files, as in `adapters/manage.py  attach.py`, keeps to one folder until another."""
+    picture = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
+    lines = re.findall(r'font-family="monospace"[^>]*>([^<]+)<', picture)
+    assert len(lines) > 10
+    for line in lines:
+        folder = ""
+        for name in line.split() if line != "transformers" else ():
+            folder = name.rpartition("/")[0] or folder
+            path = ROOT / "llama_adapter_edu" / folder / name.rpartition("/")[2]
+            assert path.is_file(), line
+
+
+def test_facts_count_what_is_there_and_find_imports(tmp_path):
+    package = tmp_path / "llama_adapter_edu"
+    for name, text in {
+        "__main__.py": '"""Start | stop."""\nfrom llama_adapter_edu.course.tasks import x\n',
+        "course/__init__.py": '"""The course."""\n',
+        "course/tasks.py": "from llama_adapter_edu.method.heads import y\n" * 149,
+        "course/reference/lesson.py": "generated = 1\n" * 500,
+        "method/__init__.py": '"""The method."""\n',
+        "method/heads.py": "y = 1\n" * 120,
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    contract = 'type = "layers"\nlayers = ["__main__", "course", "method"]\n'
+    (tmp_path / "pyproject.toml").write_text(f"[[tool.importlinter.contracts]]\n{contract}")
+    lines = architecture.facts(tmp_path).splitlines()
+    assert r"| 3 | `__main__.py` | Start \| stop. | 1 | 2 | course |" in lines
+    assert "| 2 | `course/` | The course. | 1 | 200 | method |" in lines
+    assert "| 1 | `method/` | The method. | 1 | 100 |  |" in lines
+    assert lines[-1].endswith("about 100 lines. Its longest file is `method/heads.py`.")

@@ -26,8 +26,8 @@ from llama_adapter_edu import (
     save_adapter,
     set_adapter,
 )
-from llama_adapter_edu.adapters.decoder import layer_keys_values
-from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 from llama_adapter_edu.course.tasks.digits import (
     HELD_OUT,
     QUESTIONS,
@@ -42,11 +42,12 @@ from llama_adapter_edu.course.tasks.digits_training import (
     train_digits,
 )
 from llama_adapter_edu.files.save_load import AdapterFileError
-from llama_adapter_edu.method.image_prompts import add_image, attend_row_by_row, image_keys_values
+from llama_adapter_edu.method.gated_prompts import attend_to_heads
+from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 from llama_adapter_edu.training.loss import answer_loss
-from llama_adapter_edu.vision.attach import ImagePrompt, image_prompt_of
+from llama_adapter_edu.vision.attach import image_prompt_of, vision_of
 from llama_adapter_edu.vision.encoders import ClipEncoder, DigitEncoder
-from llama_adapter_edu.vision.files import load_vision, save_vision
+from llama_adapter_edu.vision.image_prompt import ImagePrompt
 
 SMALL = AdaptionPromptConfig(adapter_len=4, adapter_layers=2)
 GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 5}
@@ -120,7 +121,8 @@ class TestEquations:
                 for i in range(3)
             ]
         )
-        together = attend_row_by_row(prompt, query, key, value, 0.2)
+        heads = prompt.gated_heads(key, value, 6)
+        together = attend_to_heads(query, *heads, scale=0.2)
         torch.testing.assert_close(together, one_by_one)
 
     def test_keys_and_values_of_each_row_come_from_its_own_prompts(self):
@@ -141,8 +143,10 @@ class TestEquations:
         prompt = attention.adaption_prompts["default"]
         image, query = torch.randn(1, 48), torch.randn(1, 6, 5, 8)
         of_layer = partial(image_keys_values, keys_values=partial(layer_keys_values, attention))
-        blind = attend_row_by_row(prompt, query, *of_layer(prompt.prompts[None]))
-        sees = attend_row_by_row(prompt, query, *of_layer(add_image(prompt.prompts, image)))
+        blind, sees = (
+            attend_to_heads(query, *prompt.gated_heads(*of_layer(prompts), 6))
+            for prompts in (prompt.prompts[None], add_image(prompt.prompts, image))
+        )
         value = attention.v_proj(image).unflatten(-1, (2, 8)).repeat_interleave(3, dim=1)
         extra = prompt.gate_opening[:, None, None] * value[:, :, None]
         torch.testing.assert_close(sees - blind, extra.expand_as(sees), rtol=1e-4, atol=1e-5)
@@ -215,7 +219,7 @@ class TestModel:
         self, seeing, words, images
     ):
         calls = []
-        seeing.vision["default"].register_forward_hook(lambda *_: calls.append(1))
+        image_prompt_of(seeing).register_forward_hook(lambda *_: calls.append(1))
         first = seeing.generate(words, images=images, **GREEDY)
         assert len(calls) == 1
         flipped = seeing.generate(words, images=images.flip(0), **GREEDY)
@@ -259,13 +263,13 @@ class TestModel:
         self, seeing, words, images
     ):
         seeing.bfloat16()
-        assert {p.dtype for p in seeing.vision.parameters()} == {torch.float32}
+        assert {p.dtype for p in vision_of(seeing).parameters()} == {torch.float32}
         assert logits(seeing, words, images=images).dtype == torch.bfloat16
 
     def test_a_copy_of_the_model_runs_with_its_own_encoder(self, seeing, words, images):
         twin = copy.deepcopy(seeing)
         before = logits(seeing, words, images=images)
-        nn.init.normal_(seeing.vision["default"].projection[1].weight)
+        nn.init.normal_(image_prompt_of(seeing).projection[1].weight)
         assert torch.equal(logits(twin, words, images=images), before)
         assert not torch.allclose(logits(seeing, words, images=images), before)
 
@@ -273,12 +277,8 @@ class TestModel:
         weights = prompt_weights(seeing, words, images=images)
         alone = prompt_weights(seeing, words[1:2], images=images[1:2])
         for number in (1, 2):
-            rows = (
-                weights[number].unflatten(1, (-1, 6))[0]
-                if weights[number].shape[0] == 1
-                else weights[number]
-            )
-            torch.testing.assert_close(rows[1:2], alone[number].reshape(1, 6, 6, 4))
+            assert weights[number].shape == (3, 6, 6, 4)
+            torch.testing.assert_close(weights[number][1:2], alone[number])
 
 
 class TestLearning:
@@ -317,8 +317,8 @@ class TestLearning:
         model = add_vision(add_adaption_prompts(tiny(), SMALL), clip_encoder())
         open_gates(model)
         model(words, images=torch.rand(3, 3, 16, 16), labels=words).loss.backward()
-        learns = {n for n, p in model.vision.named_parameters() if p.grad is not None}
-        assert learns == {n for n, _ in model.vision.named_parameters() if "projection" in n}
+        learns = {n for n, p in vision_of(model).named_parameters() if p.grad is not None}
+        assert learns == {n for n, _ in vision_of(model).named_parameters() if "projection" in n}
 
     def test_a_small_llama_learns_to_tell_pictures_apart(self, tiny):
         model = add_adaption_prompts(tiny(vocab_size=96), AdaptionPromptConfig(4, 3))
@@ -396,9 +396,8 @@ class TestSaving:
         self, tiny, seeing, words, images, tmp_path
     ):
         save_adapter(seeing, tmp_path)
-        save_vision(seeing, tmp_path)
-        fresh = load_adapter(tiny(attn_implementation="sdpa"), tmp_path)
-        load_vision(fresh, tmp_path, DigitEncoder())
+        base = tiny(attn_implementation="sdpa")
+        fresh = load_adapter(base, tmp_path, encoder=DigitEncoder())
         assert torch.equal(
             logits(fresh, words, images=images), logits(seeing, words, images=images)
         )
@@ -406,25 +405,24 @@ class TestSaving:
 
     def test_a_frozen_clip_is_not_saved(self, tiny, tmp_path):
         model = add_vision(add_adaption_prompts(tiny(), SMALL), clip_encoder())
-        save_vision(model, tmp_path)
+        save_adapter(model, tmp_path)
         size = (tmp_path / "vision_model.safetensors").stat().st_size
         assert size < 4 * (64 * 48 + 48 + 2 * 64) + 1000
-        fresh = add_adaption_prompts(tiny(), SMALL)
-        load_vision(fresh, tmp_path, clip_encoder())
+        fresh = load_adapter(tiny(), tmp_path, encoder=clip_encoder())
         for part, saved in image_prompt_of(model).projection.state_dict().items():
             assert torch.equal(image_prompt_of(fresh).projection.state_dict()[part], saved)
 
     def test_an_interrupted_save_leaves_the_earlier_one_whole(self, seeing, tmp_path, monkeypatch):
-        save_vision(seeing, tmp_path)
+        save_adapter(seeing, tmp_path)
         earlier = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-        nn.init.zeros_(seeing.vision["default"].projection[1].weight)
+        nn.init.zeros_(image_prompt_of(seeing).projection[1].weight)
 
         def full_disk(_):
             raise OSError("no space left")
 
         monkeypatch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="no space left"):
-            save_vision(seeing, tmp_path)
+            save_adapter(seeing, tmp_path)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == earlier
 
     @pytest.mark.parametrize(
@@ -433,17 +431,17 @@ class TestSaving:
     def test_files_that_do_not_fit_are_refused_and_the_model_is_as_it_was(
         self, tiny, seeing, tmp_path, case
     ):
-        save_vision(seeing, tmp_path)
+        save_adapter(seeing, tmp_path)
         weights, settings = tmp_path / "vision_model.safetensors", tmp_path / "vision_config.json"
-        encoder, model = DigitEncoder(), add_adaption_prompts(tiny(), SMALL)
+        encoder, model = DigitEncoder(), tiny()
         error, message = AdapterFileError, "was cut short"
         if case == "cut short":
             weights.write_bytes(weights.read_bytes()[:-100])
         elif case == "other encoder":
             encoder, message = clip_encoder(), "encoder 'DigitEncoder', here it is 'ClipEncoder'"
         elif case == "other base":
-            model = add_adaption_prompts(tiny(hidden_size=96), SMALL)
-            message = "hidden_size 48, here it is 96"
+            model = tiny(hidden_size=96)
+            message = "hidden_size"
         elif case == "no file":
             settings.unlink()
             error, message = FileNotFoundError, "vision_config.json is missing"
@@ -451,19 +449,37 @@ class TestSaving:
             settings.write_text("[]")
             message = "not the settings file"
         with pytest.raises(error, match=message):
-            load_vision(model, tmp_path, encoder)
-        assert not hasattr(model, "vision")
+            load_adapter(model, tmp_path, encoder=encoder)
+        assert not vision_of(model) and not adapter_configs(model)
 
     def test_weights_of_another_shape_are_refused(self, tiny, seeing, tmp_path):
-        save_vision(seeing, tmp_path)
+        save_adapter(seeing, tmp_path)
         other = DigitEncoder()
         other.fine = nn.Conv2d(1, 32, kernel_size=5, padding=2)
         with pytest.raises(AdapterFileError, match=r"fine.weight is \(32, 1, 3, 3\), expected"):
-            load_vision(add_adaption_prompts(tiny(), SMALL), tmp_path, other)
+            load_adapter(tiny(), tmp_path, encoder=other)
 
-    def test_there_is_nothing_to_save_without_an_encoder(self, tiny, tmp_path):
-        with pytest.raises(ValueError, match="has no image encoder"):
-            save_vision(add_adaption_prompts(tiny(), SMALL), tmp_path)
+    def test_an_adapter_that_sees_is_neither_loaded_nor_saved_blind(self, tiny, seeing, tmp_path):
+        save_adapter(seeing, tmp_path / "seeing")
+        save_adapter(add_adaption_prompts(tiny(), SMALL), tmp_path / "blind")
+        model = tiny()
+        with pytest.raises(ValueError, match=r"sees pictures.*encoder=DigitEncoder"):
+            load_adapter(model, tmp_path / "seeing")
+        with pytest.raises(ValueError, match="without an image encoder"):
+            load_adapter(model, tmp_path / "blind", encoder=DigitEncoder())
+        assert not adapter_configs(model)
+        with pytest.raises(ValueError, match="would be blind"):
+            save_adapter(seeing, tmp_path / "peft", format="litgpt")
+
+    def test_an_adapter_that_waits_for_another_is_saved_whole(
+        self, tiny, seeing, words, images, tmp_path
+    ):
+        seen = logits(seeing, words, images=images)
+        add_adaption_prompts(seeing, SMALL, "text")
+        save_adapter(seeing, tmp_path, "default")
+        base = tiny(attn_implementation="sdpa")
+        fresh = load_adapter(base, tmp_path, encoder=DigitEncoder())
+        assert torch.equal(logits(fresh, words, images=images), seen)
 
 
 class TestDigits:

@@ -7,12 +7,18 @@ from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_adapter_edu import AdaptionPromptConfig, TrainingConfig, add_adaption_prompts, finetune
 
+try:
+    from datasets import Dataset
+except ImportError:  # a GPU machine without it: the rows stay a list
+    Dataset = None
+
 TOKENIZER = SimpleNamespace(pad_token_id=0)
+OPTIONS = ("save_every", "compile_layers")
 FILE_OPERATIONS = ("mkdir", "fsync", "rename", "replace", "rmdir", "unlink")
 
 
@@ -33,17 +39,28 @@ def tiny_rows(n=37, longest=12, seed=0):
         ids = [rng.randint(3, 95) for _ in range(length)]
         asked = rng.randint(1, length - 1)
         rows.append({"input_ids": ids, "labels": [-100] * asked + ids[asked:]})
-    return Dataset.from_list(rows)
+    return Dataset.from_list(rows) if Dataset else rows
 
 
-def tiny_run(folder=None, *, model=None, rows=None, accelerator=None, save_every=20, **settings):
+def save_base(folder, model, **options):
+    """A folder that load_llama takes: the model, and a tokenizer that knows one token."""
+    model.save_pretrained(folder, **options)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, unk_token="x")), eos_token="x"
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_run(folder=None, *, model=None, rows=None, accelerator=None, **settings):
     """`finetune` on these; returns the history and the model."""
+    options = {"save_every": 20, "progress": False, "resume_folder": folder}
+    options |= {name: settings.pop(name) for name in OPTIONS if name in settings}
     model = model or tiny_model()
     config = TrainingConfig(**{"steps": 6, "batch_size": 8, **settings})
     accelerator = accelerator or Accelerator(cpu=True)
-    options = {"accelerator": accelerator, "progress": False, "save_every": save_every}
-    rows = rows or tiny_rows()
-    return finetune(model, TOKENIZER, rows, config, resume_folder=folder, **options), model
+    rows = tiny_rows() if rows is None else rows
+    return finetune(model, TOKENIZER, rows, config, accelerator=accelerator, **options), model
 
 
 def run_in_process(folder, started=None, die_at=None, **settings):

@@ -20,12 +20,13 @@ except ImportError:  # Python 3.10; pytest brings it there
 
 # What the course needs and Colab lacks (August 2026). A checkout in the working directory can be
 # imported without being installed, so the package alone says nothing about its dependencies.
+# Of the extra `course` Colab has all but gguf. The whole extra would change its Jupyter.
 SOUGHT = ("llama_adapter_edu", "gguf", "jaxtyping")
 SETUP = """\
 # {comment}
 from importlib.util import find_spec
 if not all(map(find_spec, {sought})):
-    %pip install -q {what}"""
+    %pip install -q {what} gguf"""
 UPLOADED = (
     "In Colab: upload the course's wheel beside this notebook, or name its folder below.",
     "./llama_adapter_edu-*.whl",

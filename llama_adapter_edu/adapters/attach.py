@@ -1,119 +1,198 @@
-"""How gated prompts get into a transformers model: an attention function of our own.
+"""Where prompts meet the model's attention: the adapted layers, and nothing else of the model.
 
-transformers models look up the function that computes attention by name. This module registers a
-second name for each such function, "adaption_prompt_sdpa" for "sdpa", that calls the first and adds
-what the active prompts of the layer contribute. Queries, rotary embedding, masks, grouped heads and
-caches stay the model's own.
+    attention layer ── its config, seen through `LayerView`
+         │                 `_attn_implementation` is ADAPTED, everything else as it is
+         │ looks ADAPTED up in transformers' registry of attention functions
+         ▼
+    adapted_attention ── 1. the attention function that the model's own config names at this moment
+                         2. plus what the acting adapter's prompts give to each head
+
+Queries, rotary embedding, masks, grouped heads and caches stay the model's own. The model's config
+stays untouched, so another attention implementation, a copy, a pickle or an offloaded layer carry
+the prompts along.
 """
 
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from jaxtyping import Float
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface, PretrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llama_adapter_edu.adapters.decoder import decoder_of, layer_keys_values
-from llama_adapter_edu.adapters.generation import keep_in_generations
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt, attend_to_heads
-from llama_adapter_edu.method.image_prompts import add_image, attend_row_by_row, image_keys_values
+from llama_adapter_edu.adapters.choice import AdapterState
+from llama_adapter_edu.adapters.decoder import brought_here
+from llama_adapter_edu.adapters.generation import Call, call_of
+from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.method.gated_prompts import attend_to_heads
+from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
-PREFIX = "adaption_prompt_"
-PROMPT_ARGUMENTS = "image_vector", "kept_prompts", "prompts_to_keep"
+ADAPTED, PROBE = "adaption_prompts", "adaption_prompts_probe"
+# Keys, gated values and, if some rows have fewer prompts, a mask. With b: each row has its own.
+Heads = tuple[Float[Tensor, "*b h p d"], Float[Tensor, "*b h p d"], Bool[Tensor, "b 1 1 p"] | None]
 
 
-def switch_attention(model: PreTrainedModel) -> None:
-    """Register the adapted twin of the model's attention function and switch the model to it.
+class LayerView:
+    """An adapted layer's view of its config: all as it is, but attention goes through the prompts.
 
-    A model that already runs such a twin (its config is shared with an adapted one) keeps it.
+    Args:
+        base: the config that the layer had.
+        state: the decoder's adapters.
+        number: of the layer, 0 at the bottom.
+        n_query_heads: of the layer (h); its attention function tells it (see `probe.py`).
     """
-    base = decoder_of(model).config._attn_implementation.removeprefix(PREFIX)
-    name = PREFIX + base
-    AttentionInterface.register(name, _adapted(base))
-    if base in ALL_MASK_ATTENTION_FUNCTIONS:
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    model.set_attn_implementation(name)
-    keep_in_generations(decoder_of(model))
+
+    def __init__(
+        self,
+        base: PretrainedConfig,
+        state: AdapterState,
+        number: int,
+        n_query_heads: int | None = None,
+    ) -> None:
+        vars(self).update(base=base, state=state, number=number, heard=None)
+        vars(self).update(n_query_heads=n_query_heads)
+
+    def hear(self, heard: Callable | None) -> None:
+        """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
+        vars(self)["heard"] = heard
+
+    @property
+    def _attn_implementation(self) -> str:
+        return ADAPTED if self.heard is None else PROBE
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # a copy is being made and has no `base` yet
+            raise AttributeError(name)
+        return getattr(vars(self)["base"], name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.base, name, value)
+
+    def __reduce__(self) -> tuple:
+        return LayerView, (self.base, self.state, self.number, self.n_query_heads)
 
 
-def _adapted(base: str) -> Callable:
-    """The attention function `base` plus the layer's active prompts."""
+class _AsBefore:
+    """An adapted layer as its own attention function expects it: with its own config."""
 
-    def adapted_attention(
-        module: nn.Module,
-        query: Float[Tensor, "b h s d"],
-        key: Float[Tensor, "b g t d"],
-        value: Float[Tensor, "b g t d"],
-        attention_mask: Tensor | None,
-        **kwargs,
-    ) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
-        # "eager" is not in the registry: each model file has its own.
-        model_file = sys.modules[type(module).__module__]
-        frozen = (
-            model_file.eager_attention_forward
-            if base == "eager"
-            else model_file.ALL_ATTENTION_FUNCTIONS[base]
-        )
-        of_prompts = {name: kwargs.pop(name, None) for name in PROMPT_ARGUMENTS}
-        output, weights = frozen(module, query, key, value, attention_mask, **kwargs)
-        added = _from_prompts(module, query, kwargs.get("scaling"), **of_prompts)
-        if added is not None:
-            # No `rearrange`: in decoding, reading its pattern would take longer than the addition.
-            output = output + added.transpose(1, 2).to(output.dtype)
-        return output, weights
+    def __init__(self, attention: nn.Module) -> None:
+        self.attention, self.config = attention, attention.config.base
 
-    return adapted_attention
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.attention, name)
 
 
-def _from_prompts(
+def attach(attention: nn.Module, state: AdapterState, number: int) -> None:
+    """Let this layer's attention go through prompts, of which it has none yet."""
+    attention.config = LayerView(attention.config, state, number)
+    attention.adaption_prompts = nn.ModuleDict()
+
+
+def detach(attention: nn.Module) -> None:
+    """Take `attach` back."""
+    attention.config = attention.config.base
+    del attention.adaption_prompts
+
+
+def adapted_attention(
     attention: nn.Module,
     query: Float[Tensor, "b h s d"],
-    scale: float | None,
-    image_vector: Float[Tensor, "b m"] | None,
-    kept_prompts: dict[int, tuple[Tensor, Tensor]] | None,
-    prompts_to_keep: dict[int, tuple[Tensor, Tensor]] | None,
+    key: Float[Tensor, "b g t d"],
+    value: Float[Tensor, "b g t d"],
+    attention_mask: Tensor | None,
+    *,
+    adapter_call: Call | None = None,
+    **kwargs,
+) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
+    """The model's own attention function, plus what the layer's acting prompts add (eq. 8)."""
+    own = own_attention(attention)
+    output, weights = own(_AsBefore(attention), query, key, value, attention_mask, **kwargs)
+    call = adapter_call or call_of(attention.config.state, len(query))
+    added = _added(attention, query, kwargs.get("scaling"), call)
+    if added is not None:
+        # No `rearrange`: in decoding, reading its pattern would take longer than the addition.
+        output = output + added.transpose(1, 2).reshape(output.shape).to(output.dtype)
+    return output, weights
+
+
+def own_attention(attention: nn.Module):
+    """The attention function that the model's config names now."""
+    name = attention.config.base._attn_implementation or "eager"
+    if name in ALL_ATTENTION_FUNCTIONS:
+        return ALL_ATTENTION_FUNCTIONS[name]
+    # "eager" is not in the registry: each model file has its own.
+    files = (sys.modules[kind.__module__] for kind in type(attention).__mro__)
+    return next(f.eager_attention_forward for f in files if hasattr(f, "eager_attention_forward"))
+
+
+def _added(
+    attention: nn.Module, query: Float[Tensor, "b h s d"], scale: float | None, call: Call
 ) -> Float[Tensor, "b h s d"] | None:
-    """What the active prompts of this layer add to its heads; None if it has none."""
-    layer = attention.layer_idx
-    if kept_prompts is not None and image_vector is None:
-        heads = kept_prompts.get(layer)
-        return None if heads is None else attend_to_heads(query, *heads, scale)
-    prompt = active_prompt(attention)
-    if prompt is None:
+    """What the acting prompts of this layer add to its heads; None if it has none that act."""
+    number, choice = attention.config.number, call.choice
+    heads = call.kept.get(number) if call.kept is not None else None
+    if heads is None:
+        if isinstance(choice, tuple):
+            heads = _heads_of_rows(attention, query, call)
+        elif choice not in attention.adaption_prompts:
+            return None
+        else:
+            prompt = attention.adaption_prompts[choice]
+            if not hasattr(prompt, "gated_heads"):  # a learner's own module, as in lesson 04
+                pair = layer_keys_values(attention, prompt.prompts.to(query.dtype))
+                return prompt(query, *pair, scale)
+            heads = _heads(attention, prompt, query, call.image)
+        if call.kept is not None and heads is not None:
+            call.kept[number] = heads
+    if call.listener is not None and heads is not None:
+        call.listener(number, query, heads, scale)
+    return None if heads is None else attend_to_heads(query, *heads, scale=scale)
+
+
+def _heads(
+    attention: nn.Module, prompt: nn.Module, query: Float[Tensor, "b h s d"], image: Tensor | None
+) -> Heads:
+    """Keys and gated values of one adapter's prompts: of each row, if each has a picture."""
+    keys_values = partial(layer_keys_values, attention)
+    with brought_here(prompt):
+        if image is None:
+            pair = keys_values(prompt.prompts.to(query.dtype))
+        else:
+            prompts = add_image(prompt.prompts, image.to(prompt.prompts.device)).to(query.dtype)
+            pair = image_keys_values(prompts, keys_values)
+        return *prompt.gated_heads(*pair, query.shape[1]), None
+
+
+def _heads_of_rows(
+    attention: nn.Module, query: Float[Tensor, "b h s d"], call: Call
+) -> Heads | None:
+    """The heads of each row's own adapter; rows without one get values of zero.
+
+    Adapters may differ in the number of prompts p. Shorter ones are filled up with slots that the
+    mask hides from the softmax.
+    """
+    prompts = attention.adaption_prompts
+    found = {n: _heads(attention, prompts[n], query, None) for n in {*call.choice} if n in prompts}
+    if not found:
         return None
-    if image_vector is None:
-        pair = layer_keys_values(attention, prompt.prompts.to(query.dtype))
-        if prompts_to_keep is None:
-            return prompt(query, *pair, scale)
-        pair = prompt.gated_heads(*pair, query.shape[1])
-        added = attend_to_heads(query, *pair, scale)
-    else:
-        seen = kept_prompts is not None
-        pair = kept_prompts[layer] if seen else _seeing(attention, prompt, query, image_vector)
-        added = attend_row_by_row(prompt, query, *pair, scale)
-    if prompts_to_keep is not None:
-        prompts_to_keep[layer] = pair
-    return added
+    longest = max((key for key, _, _ in found.values()), key=lambda key: key.shape[1])
+    lengths = [len(found[n][0][0]) if n in found else longest.shape[1] for n in call.choice]
+    nothing = torch.zeros_like(longest)
+
+    def of_rows(part: int) -> Tensor:
+        parts = (found[n][part] if n in found else nothing for n in call.choice)
+        fill = (longest.shape[1] - length for length in lengths)
+        return torch.stack([F.pad(x, (0, 0, 0, m)) for x, m in zip(parts, fill, strict=True)])
+
+    mask = None
+    if min(lengths) < longest.shape[1]:
+        slots = torch.arange(longest.shape[1], device=query.device)
+        mask = slots < torch.tensor(lengths, device=query.device)[:, None, None, None]
+    return of_rows(0), of_rows(1), mask
 
 
-def _seeing(
-    attention: nn.Module,
-    prompt: AdaptionPrompt,
-    query: Float[Tensor, "b h s d"],
-    image: Float[Tensor, "b m"],
-) -> tuple[Float[Tensor, "b g p d"], Float[Tensor, "b g p d"]]:
-    """Keys and values of the prompts with each row's picture."""
-    if len(image) != len(query):
-        raise ValueError(f"{len(image)} images for {len(query)} texts: show each text one image.")
-    prompts = add_image(prompt.prompts, image).to(query.dtype)
-    return image_keys_values(prompts, partial(layer_keys_values, attention))
-
-
-def active_prompt(attention: nn.Module) -> AdaptionPrompt | None:
-    """The prompt that this attention layer uses now, if any."""
-    state = getattr(attention, "adapter_state", None)
-    if state is None or state.active not in attention.adaption_prompts:
-        return None
-    return attention.adaption_prompts[state.active]
+AttentionInterface.register(ADAPTED, adapted_attention)

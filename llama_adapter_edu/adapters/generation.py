@@ -1,58 +1,159 @@
-"""The prompts' keys and values of a generation: computed with its first words, used with all.
+"""From a call of the model to its layers: which adapter acts, and what a generation keeps.
 
-They are kept in the cache that keeps the words' own, so they end with it. Never with gradients:
-keys kept in training would stop the prompts from learning (litgpt issue 1287).
+    model.generate(...) ── opens a `Generation`
+        step 1      decoder ── Call ──> each adapted layer computes its prompts' keys and values
+        later ones  decoder ── Call ──> they are ready
+
+A `Call` is made when the decoder is called, and handed to its layers. So a layer that is computed
+again in the backward (gradient checkpointing), in whatever thread, uses the same adapter.
+
+Keys and values of prompts are kept inside one `generate` alone, and without gradients. Outside,
+whoever holds a cache may train, load or change an adapter between two calls. Keys kept in training
+would stop the prompts from learning (litgpt issue 1287).
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
+
+TEXTS = "input_ids", "inputs_embeds"
 
 
-def keep_in_generations(decoder: nn.Module) -> None:
-    """In a generation, give the attention functions of this decoder's layers one of two arguments.
+class Call:
+    """What the adapted layers need to know of one call of their decoder.
 
-    `prompts_to_keep` with the first words: a dict into which each layer puts its pair of tensors,
-    by its number. `kept_prompts` with later words: such a dict with the pairs of all layers.
+    Args:
+        choice: the adapter that acts, or one for each row.
+        image: a picture's vector for each row (b m).
+        kept: what layers have computed for this choice in this generation, by layer number. A layer
+            that is not in there adds its own.
+        listener: is told the layer number, the queries and the prompts' heads of each layer.
     """
-    decoder.register_forward_pre_hook(_hand_out, with_kwargs=True)
-    decoder.register_forward_hook(_keep, with_kwargs=True)
+
+    def __init__(
+        self,
+        choice: Choice,
+        image: Tensor | None = None,
+        kept: dict[int, tuple] | None = None,
+        listener: Callable | None = None,
+    ) -> None:
+        self.choice, self.image, self.kept, self.listener = choice, image, kept, listener
 
 
-def _hand_out(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    words = kwargs.get("cache", kwargs.get("past_key_values"))  # renamed in transformers 5.24
-    if isinstance(words, Cache) and not torch.is_grad_enabled():
-        compiling = torch.compiler.is_compiling()
-        # The length of a static cache is a tensor, which a compiled graph cannot branch on.
-        if not compiling and words.get_seq_length() == 0:
-            words.kept_prompts = {}
-        # None: its first words came with gradients, or before there were adapters.
-        all_kept = getattr(words, "kept_prompts", None)
-        if all_kept is not None:
-            image, layers, first, second = all_kept.get(_active(decoder), (None, (), (), ()))
-            if layers and image is kwargs.get("image_vector"):
-                pairs = zip(first, second, strict=True)
-                kwargs["kept_prompts"] = dict(zip(layers, pairs, strict=True))
-            elif not compiling:
-                kwargs["prompts_to_keep"] = {}
+class Generation:
+    """One call of `generate`: its pictures, and what it has computed of its prompts."""
+
+    def __init__(self, state: AdapterState, images: Tensor | None) -> None:
+        self.state, self.images = state, images
+        self.kept: dict[
+            Choice, tuple
+        ] = {}  # by choice: layer numbers, and the parts of their heads
+
+
+class _OfThread(threading.local):
+    generation: Generation | None = None
+    listener: Callable | None = None
+
+
+of_thread = _OfThread()
+
+
+class Generate:
+    """`model.generate` of an adapted model: as before, but prompts are computed once for it.
+
+    It also takes `images`, one for each row, if the acting adapter sees (see `add_vision`).
+    """
+
+    def __init__(self, model: PreTrainedModel, state: AdapterState) -> None:
+        self.model, self.state = model, state
+
+    @property
+    def __wrapped__(self) -> Callable:
+        """The method of the model's class, with its signature and docstring."""
+        return type(self.model).generate.__get__(self.model)
+
+    def __call__(self, *args, images: Tensor | None = None, **kwargs):
+        outer = of_thread.generation
+        of_thread.generation = Generation(self.state, images)
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        finally:
+            of_thread.generation = outer
+
+
+def hand_calls_to_layers(decoder: nn.Module) -> None:
+    """From now on each call of the decoder hands a `Call` to its layers, as `adapter_call`."""
+    decoder.register_forward_pre_hook(_before, with_kwargs=True)
+    decoder.register_forward_hook(_after, with_kwargs=True)
+
+
+def call_of(state: AdapterState, n_rows: int) -> Call:
+    """The `Call` of a layer whose decoder hands nothing on."""
+    generation = _generation_of(state)
+    return Call(for_rows(acting(state), n_rows, in_generation=generation is not None))
+
+
+def _generation_of(state: AdapterState) -> Generation | None:
+    """The `generate` of this model that runs in this thread, unless something trains inside it."""
+    generation = of_thread.generation
+    ours = generation is not None and generation.state is state and not torch.is_grad_enabled()
+    return generation if ours else None
+
+
+def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    state, images = decoder.adapter_state, kwargs.pop("images", None)
+    generation = _generation_of(state)
+    texts = next(x for x in (*args, *map(kwargs.get, TEXTS)) if x is not None)
+    choice = for_rows(acting(state), len(texts), in_generation=generation is not None)
+    check_names(state, choice if isinstance(choice, tuple) else (choice,))
+    kept = None
+    if generation is not None:
+        images = generation.images
+        if choice in generation.kept:
+            numbers, *parts = generation.kept[choice]
+            kept, images = dict(zip(numbers, zip(*parts, strict=True), strict=True)), None
+        elif not torch.compiler.is_compiling():
+            kept = {}
+    image = None
+    if images is not None and choice is not None:
+        image = _look(decoder, choice, images, len(texts), in_generation=generation is not None)
+    kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener)
     return args, kwargs
 
 
-def _active(decoder: nn.Module) -> str | None:
-    return decoder.layers[0].self_attn.adapter_state.active
+def _look(
+    decoder: nn.Module, choice: Choice, images: Tensor, n_rows: int, *, in_generation: bool
+) -> Tensor:
+    """The acting adapter's vector of each row's picture (b m)."""
+    seeing = getattr(decoder, "vision", {})
+    if choice not in seeing:
+        raise ValueError(
+            f"adapter {choice!r} has no image encoder; of this model {sorted(seeing)} have one. "
+            "Call add_vision, or choose one such adapter for all rows."
+        )
+    vectors = seeing[choice](images)
+    times, rest = divmod(n_rows, len(vectors))
+    if rest or (times != 1 and not in_generation):
+        raise ValueError(f"{len(vectors)} images for {n_rows} texts: show each text one image.")
+    return vectors.repeat_interleave(times, dim=0) if times != 1 else vectors
 
 
-def _keep(decoder: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-    if new := kwargs.get("prompts_to_keep"):
-        words = kwargs.get("cache", kwargs.get("past_key_values"))
-        first, second = (_joined(tensors) for tensors in zip(*new.values(), strict=True))
-        kept = kwargs.get("image_vector"), tuple(new), first, second
-        words.kept_prompts[_active(decoder)] = kept
+def _after(decoder: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    """Keep what the layers have computed in the first step of a generation."""
+    call, generation = kwargs["adapter_call"], _generation_of(decoder.adapter_state)
+    if generation is not None and call.kept and call.choice not in generation.kept:
+        parts = zip(*call.kept.values(), strict=True)
+        generation.kept[call.choice] = tuple(call.kept), *map(_joined, parts)
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-    """All layers' tensors as one: all that a compiled model then has to check and to copy."""
-    alike = len({(t.shape, t.dtype, t.device) for t in tensors}) == 1
-    return torch.stack(tuple(tensors)) if alike else tensors
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | Sequence[Tensor | None]:
+    """One part of all layers' heads as one tensor: all that a compiled model then has to check."""
+    if any(part is None for part in parts):
+        return parts
+    alike = len({(part.shape, part.dtype, part.device) for part in parts}) == 1
+    return torch.stack(tuple(parts)) if alike else parts

@@ -1,15 +1,15 @@
 """Looking inside an adapted model: which prompts does each head attend to?"""
 
-from functools import partial
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.config import AdapterState
+from llama_adapter_edu.adapters.choice import active_adapter
+from llama_adapter_edu.adapters.decoder import brought_here
+from llama_adapter_edu.adapters.generation import of_thread
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt, prompt_scores
+from llama_adapter_edu.method.gated_prompts import prompt_scores
 
 
 def prompt_weights(
@@ -17,7 +17,7 @@ def prompt_weights(
 ) -> dict[int, Float[Tensor, "b h s p"]]:
     """The softmax over the prompts in each adapted layer, before the gate: eq. 7 without g.
 
-    The weights of a word sum to 1 over p, whatever the gate is. What reaches the layer is
+    The weights of a token sum to 1 over p, whatever the gate is. What reaches the layer is
     these weights times `gate_opening` (h) of the layer's prompt (see `adapter_prompts`).
 
     Args:
@@ -30,30 +30,26 @@ def prompt_weights(
     Raises:
         ValueError: no adapter is active.
     """
-    active = getattr(getattr(model, "adapter_state", None), "active", None)
-    if active is None:
+    if active_adapter(model) is None:
         raise ValueError(
             "the model has no active adapter to look into: add one with add_adaption_prompts or "
             "load_adapter, choose one with set_adapter, or leave the disable_adapter block."
         )
     weights: dict[int, Tensor] = {}
-    hooks = [
-        prompt.register_forward_pre_hook(partial(_keep, weights, number))
-        for number, prompt in adapter_prompts(model, active).items()
-    ]
+
+    def listen(number: int, query: Tensor, heads: tuple, scale: float | None) -> None:
+        key = heads[0].expand(len(query), -1, -1, -1)  # with pictures, each row has its own
+        rows = zip(query.split(1), key, strict=True)
+        scores = torch.cat([prompt_scores(row, row_key, scale) for row, row_key in rows])
+        weights[number] = scores.float().softmax(dim=-1)
+
+    of_thread.listener = listen
     try:
         with torch.no_grad():
             model(input_ids=input_ids, **{"use_cache": False, **inputs})
     finally:
-        for hook in hooks:
-            hook.remove()
+        of_thread.listener = None
     return weights
-
-
-def _keep(weights: dict[int, Tensor], number: int, _: AdaptionPrompt, arguments: tuple) -> None:
-    """Before a layer's prompt runs: keep the weights that it is about to compute."""
-    query, prompt_key, _value, scale = arguments
-    weights[number] = prompt_scores(query, prompt_key, scale).float().softmax(dim=-1)
 
 
 def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
@@ -61,10 +57,13 @@ def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
 
     A copy on the CPU; no rows if no adapter is active.
     """
-    state = getattr(model, "adapter_state", AdapterState())
-    if state.active is None:
+    active = active_adapter(model)
+    if active is None:
         return torch.zeros(0, 0)
-    openings = [p.gate_opening.detach() for p in adapter_prompts(model, state.active).values()]
+    openings = []
+    for prompt in adapter_prompts(model, active).values():
+        with brought_here(prompt):
+            openings.append(prompt.gate_opening.detach())
     # Layers may lie on several devices. One copy to the CPU: each would wait for the GPU.
     return torch.stack([opening.to(openings[0].device) for opening in openings]).cpu()
 

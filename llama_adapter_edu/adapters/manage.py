@@ -1,18 +1,26 @@
-"""Adaption prompts in a transformers model: add, swap, switch off, count.
+"""Adaption prompts in a transformers model: add, choose, take out.
 
 Where they attach is in `attach.py`; what they compute is in `method/gated_prompts.py`.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.attach import switch_attention
-from llama_adapter_edu.adapters.config import AdapterState, AdaptionPromptConfig
-from llama_adapter_edu.adapters.decoder import attention_layers, check_uncut, compute_device
+from llama_adapter_edu.adapters.attach import LayerView, attach, detach
+from llama_adapter_edu.adapters.choice import AdapterState, check_names, forget_blocks, state_of
+from llama_adapter_edu.adapters.config import AdaptionPromptConfig
+from llama_adapter_edu.adapters.decoder import (
+    attention_layers,
+    check_uncut,
+    compute_device,
+    decoder_of,
+    unwrapped,
+)
+from llama_adapter_edu.adapters.generation import Generate, hand_calls_to_layers
+from llama_adapter_edu.adapters.probe import probe
 from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -22,6 +30,8 @@ def add_adaption_prompts(
     model: PreTrainedModel,
     config: AdaptionPromptConfig | None = None,
     adapter_name: str = "default",
+    *,
+    freeze: bool = True,
 ) -> PreTrainedModel:
     """Give the topmost `adapter_layers` layers gated prompts, in place, and freeze the base model.
 
@@ -29,9 +39,12 @@ def add_adaption_prompts(
     model computes exactly what it did before.
 
     Args:
-        model: a transformers decoder whose layers hold `self_attn` and use the attention interface.
+        model: a transformers decoder whose layers hold `self_attn` and use the attention interface,
+            or such a model inside PEFT's.
         config: the adapter's settings; the defaults of `AdaptionPromptConfig` if None.
         adapter_name: letters, digits, "-" and "_".
+        freeze: False leaves the base as it is: what trains there, as PEFT's LoRA, goes on training
+            beside the prompts.
 
     Returns:
         the same model.
@@ -40,33 +53,52 @@ def add_adaption_prompts(
         ValueError: the name is taken or malformed, the model has too few layers, or its attention
             cannot be adapted. The model is left as it was.
     """
-    config = config or AdaptionPromptConfig()
     layers = attention_layers(model)
-    check_uncut(layers)
+    config = (config or AdaptionPromptConfig()).for_depth(len(layers))
+    if not isinstance(unwrapped(model), FSDPModule):  # its layers are whole while they compute
+        check_uncut(layers)
     check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
+    decoder, first = decoder_of(unwrapped(model)), len(layers) - config.adapter_layers
+    adapted = dict(list(enumerate(layers))[first:])
+    untouched = state_of(model) is None
+    _attach(unwrapped(model), adapted)
 
-    if not hasattr(model, "adapter_state"):
-        switch_attention(model)
+    if freeze and untouched:
         model.requires_grad_(False)
-        model.adapter_state = AdapterState()
-        for attention in layers:
-            attention.adapter_state, attention.adaption_prompts = (
-                model.adapter_state,
-                nn.ModuleDict(),
-            )
-    for attention in layers[len(layers) - config.adapter_layers :]:
+    for attention in adapted.values():
         attention.adaption_prompts[adapter_name] = AdaptionPrompt(
             config.adapter_len,
             attention.config.hidden_size,
-            attention.config.num_attention_heads,
+            attention.config.n_query_heads,
             gate=config.gate,
             gate_activation=config.gate_activation,
             init_std=config.init_std,
             device=compute_device(attention),
         )
-    model.adapter_state.configs[adapter_name] = config
+    decoder.adapter_state.configs[adapter_name] = config
     set_adapter(model, adapter_name)
     return model
+
+
+def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
+    """Attach those of these layers that are not yet; all of them, or none if one cannot be."""
+    decoder = decoder_of(model)
+    state = state_of(model) or AdapterState()
+    new = {n: a for n, a in layers.items() if not isinstance(a.config, LayerView)}
+    for number, attention in new.items():
+        attach(attention, state, number)
+    try:
+        if new:
+            # What is sharded comes together only when the whole model is called.
+            probe(model if isinstance(model, FSDPModule) else decoder, new)
+    except BaseException:
+        for attention in new.values():
+            detach(attention)
+        raise
+    if not hasattr(decoder, "adapter_state"):
+        decoder.adapter_state = state
+        hand_calls_to_layers(decoder)
+        model.generate = Generate(model, state)
 
 
 def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_layers: int) -> None:
@@ -89,7 +121,8 @@ def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_la
 
 def adapter_configs(model: nn.Module) -> dict[str, AdaptionPromptConfig]:
     """The model's adapters by name, with their settings; empty if it has none."""
-    return dict(model.adapter_state.configs) if hasattr(model, "adapter_state") else {}
+    state = state_of(model)
+    return {} if state is None else dict(state.configs)
 
 
 def adapter_prompts(model: PreTrainedModel, adapter_name: str) -> dict[int, AdaptionPrompt]:
@@ -99,54 +132,61 @@ def adapter_prompts(model: PreTrainedModel, adapter_name: str) -> dict[int, Adap
         ValueError: the model has no adapter of that name.
     """
     check_adapter_name(model, adapter_name)
-    return {
-        number: attention.adaption_prompts[adapter_name]
-        for number, attention in enumerate(attention_layers(model))
-        if adapter_name in attention.adaption_prompts
-    }
+    adapted = _adapted_layers(model).items()
+    return {n: prompts[adapter_name] for n, prompts in adapted if adapter_name in prompts}
+
+
+def _adapted_layers(model: nn.Module) -> dict[int, nn.ModuleDict]:
+    """The prompts of each attached layer, by layer number: {adapter name: its prompts there}."""
+    layers = enumerate(attention_layers(model))
+    return {n: a.adaption_prompts for n, a in layers if hasattr(a, "adaption_prompts")}
 
 
 def check_adapter_name(model: PreTrainedModel, adapter_name: str) -> None:
     """Raise ValueError if the model has no adapter of that name."""
-    configs = adapter_configs(model)
-    if adapter_name not in configs:
-        raise ValueError(f"no adapter named {adapter_name!r}; the model has {sorted(configs)}.")
+    check_names(state_of(model) or AdapterState(), (adapter_name,))
 
 
 def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     """Make one adapter the active one, and the only one that trains. No weight is moved.
 
+    Called inside a `use_adapter` or `disable_adapter` block of the same thread or task, it holds
+    there too: what was asked last holds.
+
     Raises:
         ValueError: the model has no adapter of that name.
     """
     check_adapter_name(model, adapter_name)
-    model.adapter_state.active = adapter_name
-    for attention in attention_layers(model):
-        for name, prompt in attention.adaption_prompts.items():
+    state = state_of(model)
+    state.active = adapter_name
+    forget_blocks(state)
+    for prompts in _adapted_layers(model).values():
+        for name, prompt in prompts.items():
             prompt.requires_grad_(name == adapter_name)
-
-
-@contextmanager
-def disable_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the `with` block the model is the base model again, bit for bit."""
-    state = getattr(model, "adapter_state", AdapterState())
-    active, state.active = state.active, None
-    try:
-        yield
-    finally:
-        state.active = active
+    for name, vision in _vision(model).items():
+        vision.set_trains(name == adapter_name)
 
 
 def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
-    """Take an adapter out. The base stays frozen; if the adapter was active, none is then.
+    """Take an adapter out, with its image encoder. If it was active, none is then.
+
+    The base stays frozen. A block in which the adapter acts, in this thread or task, goes on with
+    the model's own choice.
 
     Raises:
         ValueError: the model has no adapter of that name.
     """
     check_adapter_name(model, adapter_name)
-    for attention in attention_layers(model):
-        if adapter_name in attention.adaption_prompts:
-            del attention.adaption_prompts[adapter_name]
-    del model.adapter_state.configs[adapter_name]
-    if model.adapter_state.active == adapter_name:
-        model.adapter_state.active = None
+    state = state_of(model)
+    for prompts in (*_adapted_layers(model).values(), _vision(model)):
+        if adapter_name in prompts:
+            del prompts[adapter_name]
+    del state.configs[adapter_name]
+    if state.active == adapter_name:
+        state.active = None
+    forget_blocks(state, adapter_name)
+
+
+def _vision(model: nn.Module) -> nn.ModuleDict:
+    """The image encoders of adapters that see, by adapter name (see `vision/attach.py`)."""
+    return getattr(decoder_of(unwrapped(model)), "vision", None) or nn.ModuleDict()

@@ -16,6 +16,7 @@ is the last act. A run that is killed leaves its scratch folder, which the next 
 nothing else. A lock lets a second process wait for the first.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -55,13 +56,14 @@ def is_finished(folder: Path) -> bool:
 def course_llama(cache_dir: str | os.PathLike | None = None) -> Path:
     """The folder of the converted course's Llama, brought there first if need be.
 
-    Raises FileNotFoundError when no source has the file, and OSError when the cache cannot be
-    written or its disk is too full.
+    Raises FileNotFoundError when no source has the file, OSError when the cache cannot be written
+    or its disk is too full, and ModuleNotFoundError without the package that reads the file.
     """
     cache = cache_folder(cache_dir)
     folder = cache / CONVERTED
     if is_finished(folder):
         return folder
+    _check_reader()
     _check_writable(cache)
     with FileLock(cache / ".lock"):
         if not is_finished(folder):
@@ -86,6 +88,16 @@ def _bring(cache: Path, folder: Path) -> None:
         converted.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_reader() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(
+            "The course's Llama comes as a GGUF file. The package that reads it, gguf, is in the "
+            "extra `course`: run `python -m pip install gguf`. Another model, "
+            "load_llama(name_or_folder), needs no extra.",
+            name="gguf",
+        )
 
 
 def _check_writable(cache: Path) -> None:

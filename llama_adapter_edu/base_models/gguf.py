@@ -2,8 +2,9 @@
 
 A GGUF file keeps weights, settings and vocabulary together, the weights in a few bits each. The
 `gguf` package reads it and restores the numbers. This module gives them the names, the row order
-and the settings that transformers expects. Nothing here imports transformers, so the files are the
-same whatever its version:
+and the settings that transformers expects. transformers can read GGUF files too, but what it then
+saves depends on its version, and another version may read it wrongly: with 4.56, a config saved
+with 5.24 has another `rope_theta`. These files are the same whatever the version:
 
     model.safetensors        float16 weights; the output head is tied to the embedding, stored once
     config.json              the model's settings
@@ -44,22 +45,20 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     reader = GGUFReader(str(gguf))
-    save_file(_weights(reader), folder / "model.safetensors", metadata={"format": "pt"})
-    _tokenizer(reader).save(str(folder / "tokenizer.json"))
-    for name, content in _settings(reader).items():
+    about = {key.removeprefix("llama."): field.contents() for key, field in reader.fields.items()}
+    save_file(_weights(reader, about), folder / "model.safetensors", metadata={"format": "pt"})
+    _tokenizer(about).save(str(folder / "tokenizer.json"))
+    for name, content in _settings(about).items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     # safetensors keeps its file to the user. A class may share one cache folder.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
-def _weights(reader) -> dict[str, np.ndarray]:
+def _weights(reader, about: dict) -> dict[str, np.ndarray]:
     """Every weight by the name transformers has for it, in float16."""
     from gguf.quants import dequantize
 
-    heads = {
-        "attn_q": _number(reader, "llama.attention.head_count"),
-        "attn_k": _number(reader, "llama.attention.head_count_kv"),
-    }
+    heads = {"attn_q": about["attention.head_count"], "attn_k": about["attention.head_count_kv"]}
     weights = {}
     for tensor in reader.tensors:
         layer, part = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.weight", tensor.name).groups()
@@ -74,61 +73,48 @@ def _weights(reader) -> dict[str, np.ndarray]:
     return weights
 
 
-def _tokenizer(reader):
-    """Byte-level BPE that sets every digit apart, then splits as GPT-2 does: SmolLM2's own rule."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def _tokenizer(about: dict):
+    """Byte-level BPE that sets every digit apart, then splits as GPT-2 does: SmolLM2's own rule.
 
-    tokens = _strings(reader, "tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in _strings(reader, "tokenizer.ggml.merges")]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    transformers' reader of GGUF files leaves the digits out, and splits "x  7" in another way.
+    """
+    from gguf import TokenType
+    from tokenizers import Tokenizer, decoders, models
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    tokens, kinds = about["tokenizer.ggml.tokens"], about["tokenizer.ggml.token_type"]
+    merges = [tuple(merge.split(" ")) for merge in about["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    splits = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = Sequence(splits)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(_special_tokens(reader, tokens))
+    special = [i for i, kind in enumerate(kinds) if kind == TokenType.CONTROL]
+    tokenizer.add_special_tokens([tokens[i] for i in special])
     return tokenizer
 
 
-def _special_tokens(reader, tokens: list[str]) -> list[str]:
-    from gguf import TokenType
-
-    field = reader.fields["tokenizer.ggml.token_type"]
-    kinds = [field.parts[i].item() for i in field.data]
-    return [
-        token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL.value
-    ]
-
-
-def _settings(reader) -> dict[str, dict]:
+def _settings(about: dict) -> dict[str, dict]:
     """The JSON files: file name -> content."""
-    tokens = _strings(reader, "tokenizer.ggml.tokens")
-    bos = _number(reader, "tokenizer.ggml.bos_token_id")
-    eos = _number(reader, "tokenizer.ggml.eos_token_id")
+    tokens, context = about["tokenizer.ggml.tokens"], about["context_length"]
+    bos, eos = about["tokenizer.ggml.bos_token_id"], about["tokenizer.ggml.eos_token_id"]
     # The file pads with its end-of-turn token. A pad token of its own keeps the two apart.
     pad = tokens.index("<|endoftext|>")
     ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
-
-    heads = _number(reader, "llama.attention.head_count")
-    width = _number(reader, "llama.embedding_length")
-    context = _number(reader, "llama.context_length")
-    theta = _number(reader, "llama.rope.freq_base")
+    heads, width = about["attention.head_count"], about["embedding_length"]
+    theta = about["rope.freq_base"]
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "dtype": "float16",
         "vocab_size": len(tokens),
         "hidden_size": width,
-        "intermediate_size": _number(reader, "llama.feed_forward_length"),
-        "num_hidden_layers": _number(reader, "llama.block_count"),
+        "intermediate_size": about["feed_forward_length"],
+        "num_hidden_layers": about["block_count"],
         "num_attention_heads": heads,
-        "num_key_value_heads": _number(reader, "llama.attention.head_count_kv"),
+        "num_key_value_heads": about["attention.head_count_kv"],
         "head_dim": width // heads,
         "max_position_embeddings": context,
-        "rms_norm_eps": _number(reader, "llama.attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": about["attention.layer_norm_rms_epsilon"],
         # transformers 4 reads the first, transformers 5 the second.
         "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
@@ -144,20 +130,7 @@ def _settings(reader) -> dict[str, dict]:
         "eos_token": tokens[eos],
         "pad_token": tokens[pad],
         "unk_token": tokens[pad],
-        "chat_template": _strings(reader, "tokenizer.chat_template")[0],
+        "chat_template": about["tokenizer.chat_template"],
     }
-    return {
-        "config.json": config,
-        "generation_config.json": ids,
-        "tokenizer_config.json": tokenizer_config,
-    }
-
-
-def _strings(reader, key: str) -> list[str]:
-    field = reader.fields[key]
-    return [bytes(field.parts[i]).decode("utf-8") for i in field.data]
-
-
-def _number(reader, key: str) -> int | float:
-    field = reader.fields[key]
-    return field.parts[field.data[0]][0].item()
+    files = "config.json", "generation_config.json", "tokenizer_config.json"
+    return dict(zip(files, (config, ids, tokenizer_config), strict=True))

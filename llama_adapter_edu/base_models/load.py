@@ -9,11 +9,13 @@ It is downloaded and converted once and loads from the cache afterwards, without
 `course_llama.py` says where it comes from, where it is kept, and how to put it there by hand.
 """
 
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,6 +25,8 @@ from transformers import (
 
 from llama_adapter_edu.base_models.course_llama import course_llama
 from llama_adapter_edu.base_models.names import check_model_name
+from llama_adapter_edu.base_models.sharded import load_sharded
+from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
 from llama_adapter_edu.hub_names import quiet
 
 
@@ -33,16 +37,20 @@ def load_llama(
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    shard: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model, ready to use and to adapt, and its tokenizer.
 
     `name`: nothing for the course's Llama, else a model's id on the Hugging Face hub or its folder.
+        The id of the repository that the course's Llama comes from means the course's Llama.
     `dtype`: the type of the weights, as `torch.float32` or `torch.bfloat16`.
     `device`: where the model is put, as "cpu", "cuda" or "mps".
     `attn_implementation`: "sdpa", "eager", "flash_attention_2", ...; nothing: transformers' choice.
     `cache_dir`: where downloads are kept. Nothing, for the course's Llama: the folder named by the
         environment variable LLAMA_ADAPTER_EDU_CACHE, else the user's cache folder. Nothing, for
         others: the hub's own cache.
+    `shard`: spread the weights over the processes that `accelerate launch` or torchrun started.
+        Each reads only its part, to its own device, whatever `device` is. Adapters come afterwards.
 
     The model is in eval mode. A tokenizer without a pad token gets one. Code from a repository is
     never run, and only safetensors weights are read.
@@ -51,51 +59,80 @@ def load_llama(
     not work here or a malformed name, and FileNotFoundError, PermissionError, ConnectionError or
     another OSError when the model cannot be had. Each message says what to do next.
     """
-    _check_dtype(dtype)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is {dtype!r}. Expected a floating point type, as torch.bfloat16.")
     _check_device(device)
-    if name is None:
+    cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
+    if name is None or name == HUB_REPOSITORY:
         source, offline = str(course_llama(cache_dir)), True
     else:
         source, offline = os.path.expanduser(name), check_model_name(name, cache_dir)
-    options = {"cache_dir": cache_dir, "local_files_only": offline, "trust_remote_code": False}
+    hub_options = {"cache_dir": cache_dir, "local_files_only": offline}
+    options = {**hub_options, "trust_remote_code": False}
     model_options = {"dtype": dtype, "attn_implementation": attn_implementation}
     with quiet(), _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, **model_options, **options
-        )
-    _check_complete(source, report["missing_keys"])
-    _fill_pad_token(model, tokenizer)
-    return model.to(device).eval(), tokenizer
+        if shard:
+            model, report = load_sharded(source, **model_options, **hub_options)
+        else:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **model_options, **options
+            )
+    _check_complete(source, model, report)
+    # Padding is masked, so any token serves. "unknown" is the one that texts hold least.
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return (model if shard else model.to(device)).eval(), tokenizer
 
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
+    """transformers' errors that advise to run code, list all its models, or name no remedy."""
     try:
         yield
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
+    except (SafetensorError, json.JSONDecodeError, RuntimeError, ValueError) as error:
+        said = str(error).strip().split("\n")[0][:200]
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source} needs Python code from its own repository, which load_llama never runs. "
+                "Choose a model that transformers itself has."
+            ) from error
+        if "Unrecognized configuration class" in said:
+            raise ValueError(f"{source} is no language model: {said}") from error
+        if "mismatch" in str(error):
+            said = "its weights have other shapes than its config.json says"
+        elif not isinstance(error, (SafetensorError, json.JSONDecodeError)):
             raise
-        raise ValueError(
-            f"{source} needs Python code from its own repository, which load_llama never runs. "
-            "Choose a model that transformers itself has."
+        raise OSError(
+            f"{source} cannot be loaded, its files are broken or of different models: {said}. "
+            "Download or save the model again."
         ) from error
 
 
-def _check_complete(source: str, missing: Iterable[str]) -> None:
-    """transformers only warns of a missing weight, and goes on with random numbers."""
-    if missing := sorted(missing):
+def _check_complete(source: str, model: PreTrainedModel, report: dict) -> None:
+    """transformers only warns of weights that are missing, made up then, or left out."""
+    if missing := sorted(report["missing_keys"]):
         raise OSError(
             f"{source} lacks {len(missing)} of the model's weights, the first is {missing[0]}. "
             "Download or save the model again."
         )
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(
-            f"dtype is {dtype!r}. Expected a floating point type, as torch.float32, torch.bfloat16."
-        )
+    modules = {name for name, _ in model.named_modules()}
+    # Whole modules more, as a head for other tasks, change nothing; more in a layer does.
+    for name in sorted(report["unexpected_keys"]):
+        if ".adaption_prompts." in name:
+            adapter = name.split(".adaption_prompts.")[1].split(".")[0]
+            raise OSError(
+                f"{source} was saved with the adapter {adapter!r} in the model, and would load "
+                "without it. Where you saved it, call save_adapter(model, folder) instead; then "
+                "load the base model, and load_adapter(model, folder)."
+            )
+        if name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules:
+            raise OSError(
+                f"{source} has weights that {type(model).__name__} leaves out, the first is {name}."
+                " Its config.json is of another model."
+            )
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -107,11 +144,3 @@ def _check_device(device: str | torch.device) -> None:
             f"The device {str(device)!r} does not work here: {reason}. Pass device='cpu', or run "
             "`python -m llama_adapter_edu doctor`."
         ) from error
-
-
-def _fill_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Padding is masked, so any token serves. "unknown" is the one least confused with a word."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id

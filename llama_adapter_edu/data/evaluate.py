@@ -1,37 +1,47 @@
 """Answers of a model, and how many are right to the letter."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.data.encoding import encode_prompt
+from llama_adapter_edu.data.chats import as_messages, prompt_ids
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode
+
+Rows = Iterable[Mapping[str, Any]]
+
+_one_at_a_time = threading.Lock()  # several threads may ask one model
 
 
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
+    dataset: Rows,
     *,
     max_new_tokens: int,
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[str]:
-    """Greedy answers to the instructions of a dataset, in its order.
+    """Greedy answers to the instructions of a dataset, in its order; of a chat, its last answer.
 
-    Prompts of similar length share a batch, padded on the left, so that each answer is the one the
-    row would get alone.
+    They are greedy whatever the model's `generation_config` says about sampling and penalties. Of
+    it only the tokens that end an answer count; the token that rows are trained to end with ends
+    it, too. Prompts of similar length share a batch, padded on the left, so that each answer is the
+    one the row would get alone.
     """
-    prompts = [encode_prompt(tokenizer, row["instruction"], row["input"]) for row in dataset]
+    prompts = [_prompt(tokenizer, row) for row in dataset]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ending_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
+    opening = _opening(tokenizer)
     answers = [""] * len(prompts)
     starts = range(0, len(order), batch_size)
     for start in tqdm(starts, desc="answering", unit="batch", disable=not progress):
@@ -39,14 +49,61 @@ def generate_answers(
         batch = tokenizer.pad(
             {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
         ).to(model.device)
-        with torch.no_grad():
-            ids = model.generate(**batch, generation_config=greedy)
+        with torch.no_grad(), _settings(model, greedy):
+            ids = model.generate(**batch)
         texts = tokenizer.batch_decode(
             ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
         for row, text in zip(rows, texts, strict=True):
-            answers[row] = text.strip()
+            answers[row] = text.strip().removeprefix(opening).strip()
     return answers
+
+
+@contextmanager
+def _settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Inside, `generate` has these settings alone: it would fill gaps from the model's own."""
+    with _one_at_a_time:
+        own = model.generation_config
+        model.generation_config = settings
+        try:
+            yield
+        finally:
+            model.generation_config = own
+
+
+def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the model's, the tokenizer's, and the chat template's."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    learnt = encode({"instruction": "x", "output": "x"}, tokenizer, None)["labels"][-1]
+    return sorted({*own, tokenizer.eos_token_id, learnt} - {None})
+
+
+def expected_answers(dataset: Rows) -> list[str]:
+    """What the rows say that `generate_answers` should give."""
+    return [
+        row["messages"][_last(row)]["content"] if "messages" in row else row["output"]
+        for row in dataset
+    ]
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[int]:
+    if "messages" in row:
+        return prompt_ids(tokenizer, row["messages"][: _last(row)])
+    asked = {"instruction": row["instruction"], "input": row.get("input")}
+    return prompt_ids(tokenizer, as_messages(tokenizer, asked))
+
+
+def _last(row: Mapping[str, Any]) -> int:
+    roles = [message["role"] for message in row["messages"]]
+    return len(roles) - 1 - roles[::-1].index("assistant")
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template itself writes in front of each answer, as an empty thought."""
+    labels = encode({"instruction": "x", "output": "answer"}, tokenizer, None)["labels"]
+    learnt = [label for label in labels if label != IGNORE_INDEX]
+    return tokenizer.decode(learnt, skip_special_tokens=True).partition("answer")[0].strip()
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
@@ -62,6 +119,10 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
     )
 
 
-def longest_answer(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
+def longest_answer(dataset: Rows, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the longest expected answer, its closing token included: enough to score by."""
-    return 1 + max(len(ids) for ids in tokenizer(dataset["output"][:])["input_ids"])
+    lengths = []
+    for row in dataset:
+        labels = encode(row, tokenizer, max_length=None)["labels"][::-1]
+        lengths.append(labels.index(IGNORE_INDEX))
+    return max(lengths)

@@ -1,24 +1,27 @@
-"""What an id of the Hugging Face hub is, and how an adapter is fetched from there.
+"""The files of an adapter, how they are fetched from the hub, and the base model they name.
 
 A fetched adapter is data. Only the files named in `FILES` are downloaded, no code of a repository
 is run, and a base model's name out of one has to be an id of the hub, never a path.
 """
 
+import json
 import os
 from pathlib import Path
 
+from safetensors.torch import save
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED
-from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
-from llama_adapter_edu.hub_names import LOG_IN, check_hub_id, is_hub_id, quiet
+from llama_adapter_edu.base_models.sources import HUB_REPOSITORY, ORIGINAL
+from llama_adapter_edu.files.safe_files import AdapterFileError
+from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet, why_local
 
-FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "lit_model.pth.adapter",
-)
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+OLD_WEIGHTS_FILE = "adapter_model.bin"
+LITGPT_FILE, LIT_LLAMA_FILE = "lit_model.pth.adapter", "lit-llama-adapter-finetuned.pth"
+VISION_FILES = "vision_config.json", "vision_model.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, LITGPT_FILE, LIT_LLAMA_FILE, *VISION_FILES)
 
 
 def download_adapter(
@@ -35,39 +38,54 @@ def download_adapter(
 
     Raises:
         ValueError: malformed id.
-        FileNotFoundError: no such repository or revision that you may see, or no adapter in it.
-        PermissionError: its conditions were not accepted.
-        ConnectionError: it is not in the cache, and the hub does not answer.
+        FileNotFoundError: there is no adapter in it. Others as `hub_errors`.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     check_hub_id(name)
-    try:
-        with quiet():
-            folder = snapshot_download(
-                name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
-            )
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"{name} is open only to those who accepted its conditions. Accept them on "
-            f"https://huggingface.co/{name}, then {LOG_IN}."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no {name!r} on the Hugging Face hub that you may see, and no folder of this "
-            f"name here. Check the spelling. If it is private, {LOG_IN}."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{name} has no revision {revision!r} on the hub.") from error
-    except Exception as error:  # no network: the library beneath the hub decides on the type
-        raise ConnectionError(
-            f"There is no folder {name!r} here (looked from {Path.cwd()}), it is not in the hub's "
-            f"cache, and the Hugging Face hub does not answer ({type(error).__name__}). Check the "
-            "spelling or connect to the internet."
-        ) from error
+    cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
+    with quiet(), hub_errors(name, "adapter", "pass a folder that exists"):
+        folder = snapshot_download(
+            name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
+        )
     if not any(Path(folder, file).exists() for file in FILES):
         raise FileNotFoundError(f"{name} holds no adapter: none of {', '.join(FILES)} is there.")
     return Path(folder)
+
+
+def adapter_file(source: str | os.PathLike) -> Path:
+    """The file that tells an adapter's format: its settings, or a `.pth` file of tensors.
+
+    Args:
+        source: a folder, one of the files in it, or an id of the hub: it is fetched then.
+
+    Raises:
+        FileNotFoundError: there is nothing at that place.
+        AdapterFileError: a folder holds several adapters, or a file lies apart from its settings.
+        Others as `download_adapter`.
+    """
+    path = local_path(source) or download_adapter(os.fspath(source))
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no adapter in {path}: there is no such file or folder (looked from {Path.cwd()})."
+            + why_local(path)
+        )
+    if path.is_dir():
+        kinds = CONFIG_FILE, LITGPT_FILE, LIT_LLAMA_FILE
+        found = [name for name in kinds if (path / name).exists()] or [CONFIG_FILE]
+        if len(found) > 1:
+            raise AdapterFileError(
+                f"{path} holds several adapters, {' and '.join(found)}. Pass one of these files."
+            )
+        return path / found[0]
+    if path.name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
+        return path.with_name(CONFIG_FILE)
+    if path.suffix == ".safetensors":
+        raise AdapterFileError(
+            f"{path} says nothing of its settings. Pass a folder with {WEIGHTS_FILE} and "
+            f"{CONFIG_FILE} in it."
+        )
+    return path
 
 
 def base_name(model: PreTrainedModel) -> str | None:
@@ -76,6 +94,26 @@ def base_name(model: PreTrainedModel) -> str | None:
     if Path(path).name == CONVERTED:
         return HUB_REPOSITORY  # the course's Llama
     try:
-        return path if is_hub_id(path) else None
+        return path if local_path(path) is None else None
     except ValueError:
         return None
+
+
+def openable(base_model: str | None) -> str | None:
+    """The id by which transformers and PEFT open a base model.
+
+    The course's Llama is made from a GGUF file, and its repository holds nothing else.
+    """
+    return ORIGINAL if base_model == HUB_REPOSITORY else base_model
+
+
+def two_files(
+    config: dict, tensors: dict[str, Tensor], base_model: str | None, **metadata: str
+) -> dict[str, bytes]:
+    """The content of an adapter's settings and weights, by file name."""
+    if openable(base_model) != base_model:
+        metadata["base_model"] = base_model  # the settings say the other
+    return {
+        WEIGHTS_FILE: save(tensors, {"format": "pt", **metadata}),
+        CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+    }

@@ -11,120 +11,81 @@ and so do we. litgpt finds K and L in its own settings, not in the file: set
 adapter_prompt_length=K, adapter_start_layer=N - L)`.
 """
 
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
-from llama_adapter_edu.files.weights import AdapterWeights, base_shape, fold_tanh, one_gate_per_head
+from llama_adapter_edu.files.download import LIT_LLAMA_FILE, LITGPT_FILE
+from llama_adapter_edu.files.safe_files import AdapterFileError, as_pickle, shown
+from llama_adapter_edu.files.weights import (
+    AdapterWeights,
+    Layout,
+    as_tensors,
+    base_shape,
+    from_tensors,
+    refuse_more,
+    without_tanh,
+)
 
-LITGPT_FILE, LIT_LLAMA_FILE = "lit_model.pth.adapter", "lit-llama-adapter-finetuned.pth"
 PROMPTS, GATE = "adapter_wte.weight", "gating_factor"
 KEY = re.compile(rf"transformer\.h\.(0|[1-9][0-9]{{0,5}})\.attn\.(?:{re.escape(PROMPTS)}|{GATE})")
 
 
-def to_litgpt(
-    model: PreTrainedModel, weights: AdapterWeights, base_model: str | None
-) -> dict[str, bytes]:
-    """The content of litgpt's adapter file, by file name.
-
-    A tanh gate is stored as what it comes to, and one gate a layer is copied to every head.
-
-    Raises:
-        ValueError: litgpt would compute something else with this model.
-    """
-    return {LITGPT_FILE: _saved({"model": _tensors(model, weights, "h -> 1 1 h 1")})}
+def to_litgpt(model: PreTrainedModel, weights: AdapterWeights, base_model: str | None) -> dict:
+    """The content of litgpt's file, by its name. What tanh makes of a gate is stored."""
+    return {LITGPT_FILE: as_pickle({"model": _tensors(model, weights, (1, 1, -1, 1))})}
 
 
-def to_lit_llama(
-    model: PreTrainedModel, weights: AdapterWeights, base_model: str | None
-) -> dict[str, bytes]:
-    """As `to_litgpt`, for lit-llama, which knows Meta's LLaMA only.
-
-    Raises:
-        ValueError: lit-llama would compute something else with this model.
-    """
+def to_lit_llama(model: PreTrainedModel, weights: AdapterWeights, base_model: str | None) -> dict:
+    """As `to_litgpt`, for lit-llama, which knows Meta's LLaMA only."""
     shape = base_shape(model)
     if shape["num_key_value_heads"] != shape["num_attention_heads"]:
         raise ValueError("lit-llama has no grouped key/value heads: save this one for litgpt.")
-    return {LIT_LLAMA_FILE: _saved(_tensors(model, weights, "h -> 1 h 1 1"))}
+    return {LIT_LLAMA_FILE: as_pickle(_tensors(model, weights, (1, -1, 1, 1)))}
 
 
-def _tensors(model: PreTrainedModel, weights: AdapterWeights, gate_axes: str) -> dict[str, Tensor]:
+def _tensors(model: PreTrainedModel, weights: AdapterWeights, gate_shape: tuple) -> dict:
     if problem := _lit_differs(model):
         raise ValueError(f"litgpt cannot use this adapter: {problem}.")
-    weights = one_gate_per_head(fold_tanh(weights), base_shape(model)["num_attention_heads"])
-    tensors = {}
-    for number, prompts in weights.prompts.items():
-        tensors[_key(number, PROMPTS)] = prompts
-        tensors[_key(number, GATE)] = rearrange(weights.gates[number], gate_axes)
-    return tensors
-
-
-def _saved(content: dict) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
-
-
-def is_lit(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these names are litgpt's or lit-llama's."""
-    return any(KEY.fullmatch(name) for name in tensors)
+    n_heads = base_shape(model)["num_attention_heads"]
+    layout = Layout(_keys, (weights.config.adapter_len, -1), gate_shape)
+    return as_tensors(without_tanh(weights, "per_head", n_heads, "litgpt"), layout)
 
 
 def from_lit(path: Path, tensors: Mapping[str, Tensor], model: PreTrainedModel) -> AdapterWeights:
-    """The adapter in a file of litgpt or lit-llama, for this model.
-
-    Raises:
-        AdapterFileError: the tensors are not what such a file holds, or do not fit the model.
-    """
-    if extra := sorted(name for name in tensors if not KEY.fullmatch(name)):
+    """The adapter in a file of litgpt or lit-llama, for this model."""
+    if not any(KEY.fullmatch(name) for name in tensors):
         raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be of "
-            "LLaMA-Adapter V2, whose biases and scales have no place here and would be lost."
+            f"{path} is no adapter file of litgpt, lit-llama or the authors: it holds "
+            f"{shown(sorted(tensors))}."
         )
+    refuse_more(path, tensors, KEY)
     if problem := _lit_differs(model):
         raise AdapterFileError(f"{path} is litgpt's, which computes otherwise here: {problem}.")
-    start = min(int(KEY.fullmatch(name)[1]) for name in tensors)
     shape = base_shape(model)
-    layers = range(start, shape["num_hidden_layers"])
-    first = tensors.get(_key(start, PROMPTS))
-    if not layers or first is None or first.ndim != 2 or not len(first):
+    n_layers, n_heads = shape["num_hidden_layers"], shape["num_attention_heads"]
+    start = min(int(KEY.fullmatch(name)[1]) for name in tensors)
+    first, gate = (tensors.get(key) for key in _keys(start))
+    if start >= n_layers or first is None or first.ndim != 2 or not len(first):
         raise AdapterFileError(
             f"{path} does not fit this model: prompts (p m) expected from layer {start} to its last"
-            f" layer, {shape['num_hidden_layers'] - 1}."
+            f" layer, {n_layers - 1}."
         )
-    gates = {number: tensors.get(_key(number, GATE)) for number in layers}
-    shapes = {_key(number, PROMPTS): (len(first), shape["hidden_size"]) for number in layers}
-    for number, gate in gates.items():
-        shapes[_key(number, GATE)] = _gate_shape(gate, shape["num_attention_heads"])
-    check_tensors(path, tensors, shapes, FLOATS)
-    config = AdaptionPromptConfig(len(first), len(layers), gate_activation="identity")
-    weights = AdapterWeights(
-        config,
-        {number: tensors[_key(number, PROMPTS)].float() for number in layers},
-        {number: gate.flatten().float() for number, gate in gates.items()},
-    )
-    return weights
+    gate_shape = None if gate is None else tuple(gate.shape)
+    if gate_shape not in ((1, n_heads, 1, 1), (1,)):
+        gate_shape = 1, 1, n_heads, 1
+    config = AdaptionPromptConfig(len(first), n_layers - start, gate_activation="identity")
+    layout = Layout(_keys, (len(first), shape["hidden_size"]), gate_shape)
+    return from_tensors(path, tensors, config, n_layers, layout)
 
 
-def _gate_shape(gate: Tensor | None, n_heads: int) -> tuple[int, ...]:
-    """The allowed shape that this gate has, else litgpt's."""
-    allowed = (1, 1, n_heads, 1), (1, n_heads, 1, 1), (1,)
-    found = None if gate is None else tuple(gate.shape)
-    return found if found in allowed else allowed[0]
-
-
-def _key(number: int, part: str) -> str:
-    return f"transformer.h.{number}.attn.{part}"
+def _keys(number: int) -> tuple[str, str]:
+    return tuple(f"transformer.h.{number}.attn.{part}" for part in (PROMPTS, GATE))
 
 
 def _lit_differs(model: PreTrainedModel) -> str:

@@ -8,32 +8,22 @@ inference code by the gate itself, and both read the same file. Before April 202
 at all. So the caller has to say which.
 
 **Why prompts need no permutation.** Meta's LLaMA rotates neighbouring numbers of a head, (0, 1),
-(2, 3), ...; transformers rotates (0, d/2), (1, d/2 + 1), .... So the rows of Meta's query and key
-projections are put into another order, within each head, when a LLaMA is converted. Scores are
-sums over these rows: with query *and* key in the new order every score stays as it was. A prompt
-is a vector of the model width, from before the projection, and has no such rows. A gate belongs to
-a head, and the order of heads stays. So both are taken as they are.
+(2, 3), ...; transformers rotates (0, d/2), (1, d/2 + 1), .... So a conversion reorders the rows of
+the query and key projections, within each head; their products, the scores, stay as they were. A
+prompt comes before the projections and a gate belongs to a whole head: both are taken as they are.
 """
 
 import os
 import re
 from pathlib import Path
 
-from einops import rearrange
-from torch import Tensor
+import torch
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.adapters.manage import adapter_configs, check_new_adapter
-from llama_adapter_edu.files.safe_files import (
-    FLOATS,
-    AdapterFileError,
-    check_tensors,
-    read_pickled,
-    shown,
-)
-from llama_adapter_edu.files.weights import AdapterWeights, base_shape, put_into
+from llama_adapter_edu.files.safe_files import AdapterFileError, read_pickled
+from llama_adapter_edu.files.weights import Layout, base_shape, from_tensors, put_into, refuse_more
 
 PROMPTS = "adapter_query.weight"
 GATE = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.attention\.gate")
@@ -66,60 +56,36 @@ def load_official_adapter(
     shape = base_shape(model)
     if shape["model_type"] != "llama":
         raise ValueError(f"the authors' adapters are for LLaMA, this is {shape['model_type']}.")
-    path = Path(path)
-    weights = from_official(path, read_pickled(path), shape, adapter_len, gate_activation)
-    n_layers = shape["num_hidden_layers"]
-    check_new_adapter(adapter_name, weights.config, adapter_configs(model), n_layers)
+    path = Path(os.path.expanduser(path))
+    tensors = read_pickled(path)
+    prompts = tensors.pop(PROMPTS, None)
+    if prompts is None or prompts.ndim != 2:
+        raise AdapterFileError(f"{path} is not the authors' format: no {PROMPTS} ((l p) m) in it.")
+    refuse_more(path, tensors, GATE)
+    n_layers, n_adapted = shape["num_hidden_layers"], len(prompts) / adapter_len
+    if n_adapted not in range(1, n_layers + 1):
+        raise AdapterFileError(
+            f"{path} has {len(prompts)} prompts: with adapter_len={adapter_len} this makes "
+            f"{n_adapted:g} layers, and the model has {n_layers}. Pass the adapter_len that it was "
+            "trained with."
+        )
+    one_gate = all(gate.ndim == 1 for gate in tensors.values())
+    kind = "per_layer" if one_gate else "per_head"
+    config = AdaptionPromptConfig(adapter_len, int(n_adapted), kind, gate_activation)
+    first = n_layers - config.adapter_layers
+    for number in range(first):  # gates exist in all layers, and those without prompts never learn
+        if tensors.pop(_keys(number)[1], torch.zeros(1)).any():
+            raise AdapterFileError(
+                f"{path} does not fit: the gate of layer {number} is open, but with adapter_len="
+                f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {first}."
+            )
+    for number, rows in enumerate(prompts.split(adapter_len), start=first):
+        tensors[_keys(number)[0]] = rows
+    gate_shape = (1,) if one_gate else (1, shape["num_attention_heads"], 1, 1)
+    layout = Layout(_keys, (adapter_len, shape["hidden_size"]), gate_shape)
+    weights = from_tensors(path, tensors, config, n_layers, layout)
     return put_into(model, weights, adapter_name)
 
 
-def from_official(
-    path: Path, tensors: dict[str, Tensor], shape: dict, adapter_len: int, gate_activation: str
-) -> AdapterWeights:
-    """The adapter among an official file's tensors, for a model of this shape.
-
-    Raises:
-        AdapterFileError: the tensors are not what such a file holds, or do not fit the model.
-    """
-    if PROMPTS not in tensors:
-        raise AdapterFileError(f"{path} is not the authors' format: {PROMPTS} is missing.")
-    if extra := sorted(n for n in tensors if n != PROMPTS and not GATE.fullmatch(n)):
-        raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {shown(extra[0])}: it may be a whole "
-            "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
-        )
-    rows, n_layers, n_heads = _rows(tensors), shape["num_hidden_layers"], "num_attention_heads"
-    if rows == 0 or rows % adapter_len or rows // adapter_len > n_layers:
-        raise AdapterFileError(
-            f"{path} has {rows} prompts: with adapter_len={adapter_len} this makes "
-            f"{rows / adapter_len:g} layers, and the model has {n_layers}. Pass the adapter_len "
-            "that it was trained with."
-        )
-    layers = range(n_layers - rows // adapter_len, n_layers)
-    gates = {int(GATE.fullmatch(name)[1]): name for name in tensors if name != PROMPTS}
-    one_gate = all(tensors[name].ndim == 1 for name in gates.values())
-    gate_shape = (1,) if one_gate else (1, shape[n_heads], 1, 1)
-    needed = {f"layers.{number}.attention.gate" for number in layers}
-    others = {name for number, name in gates.items() if number < n_layers}
-    shapes = dict.fromkeys(needed | others, gate_shape)
-    shapes[PROMPTS] = (rows, shape["hidden_size"])
-    check_tensors(path, tensors, shapes, FLOATS)
-    # Gates exist in all layers, and those without prompts never learn.
-    if opened := [n for n, name in gates.items() if n not in layers and tensors[name].any()]:
-        raise AdapterFileError(
-            f"{path} does not fit: the gate of layer {opened[0]} is open, but with adapter_len="
-            f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {layers[0]}."
-        )
-    gate = "per_layer" if one_gate else "per_head"
-    config = AdaptionPromptConfig(adapter_len, len(layers), gate, gate_activation)
-    prompts = rearrange(tensors[PROMPTS].float(), "(l p) m -> l p m", p=adapter_len)
-    return AdapterWeights(
-        config,
-        dict(zip(layers, prompts, strict=True)),
-        {number: tensors[gates[number]].flatten().float() for number in layers},
-    )
-
-
-def _rows(tensors: dict[str, Tensor]) -> int:
-    prompts = tensors[PROMPTS]
-    return len(prompts) if prompts.ndim == 2 else 0
+def _keys(number: int) -> tuple[str, str]:
+    return f"{PROMPTS} of layer {number}", f"layers.{number}.attention.gate"

@@ -1,16 +1,18 @@
 """Files of adapters: written whole or not at all, and read without running what is in them."""
 
+import io
 import json
 import os
 import pickle
 import reprlib
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,12 +34,12 @@ def write_files(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> Pat
     """Write files beside their places, then move them there: earlier ones stay whole until then.
 
     Returns:
-        the folder, made if need be.
+        the folder, made if need be; `~` is the home folder.
 
     Raises:
         OSError: the folder cannot be written (disk full, read-only); earlier files are intact.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
     for file in contents:
         if (folder / file).is_dir():
@@ -59,13 +61,15 @@ def check_exists(path: Path) -> None:
         raise FileNotFoundError(f"no adapter in {path.parent}: {path.name} is missing.")
 
 
-def read_json(path: Path, writer: str) -> dict:
-    """The settings in a JSON file; `writer` names in errors who should have written it.
+def as_pickle(content: dict) -> bytes:
+    """The content of a file of `torch.save`."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        AdapterFileError: it is no JSON object.
-    """
+
+def read_json(path: Path, writer: str) -> dict:
+    """The settings in a JSON file; `writer` names in errors who should have written it."""
     check_exists(path)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -78,23 +82,28 @@ def read_json(path: Path, writer: str) -> dict:
 
 def not_settings(path: Path, writer: str, error: Exception) -> AdapterFileError:
     """The error of a settings file that is something else, or broken."""
-    reason = repr(error)
-    reason = reason if len(reason) < 400 else f"{reason[:300]}..."
     return AdapterFileError(
-        f"{path} is not the settings file of an adapter saved by {writer}: {reason}."
+        f"{path} is not the settings file of an adapter saved by {writer}: {error!r:.300}."
     )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name.
+    """The tensors of a safetensors file, by name; AdapterFileError if it is no whole one."""
+    with _whole(path):
+        return load_file(path)
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        AdapterFileError: it is no whole safetensors file.
-    """
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file holds besides its tensors."""
+    with _whole(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
     check_exists(path)
     try:
-        return load_file(path)
+        yield
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _corrupt(path, error) from error
 
@@ -122,15 +131,15 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # broken bytes can fail anywhere: zipfile, torch and pickle beneath
         raise _corrupt(path, error) from error
     saved = saved.get("model", saved) if isinstance(saved, Mapping) else saved
-    if not isinstance(saved, Mapping) or not all(map(_is_plain, saved.items())):
+    if not isinstance(saved, Mapping) or not all(
+        isinstance(name, str)
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        for name, tensor in saved.items()
+    ):
         raise AdapterFileError(f"{path} holds something else than tensors by name.")
     return {name: tensor.detach() for name, tensor in saved.items()}
-
-
-def _is_plain(item: tuple) -> bool:
-    name, tensor = item
-    plain = isinstance(name, str) and type(tensor) in (Tensor, torch.nn.Parameter)
-    return plain and tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def _corrupt(path: Path, error: Exception) -> AdapterFileError:

@@ -10,17 +10,16 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.base_models.load import load_llama
-from llama_adapter_edu.base_models.sources import HUB_REPOSITORY
-from llama_adapter_edu.files.download import base_name, download_adapter
-from llama_adapter_edu.files.safe_files import AdapterFileError, read_json
-from llama_adapter_edu.files.save_load import CONFIG_FILE, load_adapter, save_adapter
+from llama_adapter_edu.files.download import adapter_file, base_name, openable
+from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
+from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from llama_adapter_edu.files.weights import AdapterWeights, weights_of
-from llama_adapter_edu.hub_names import LOG_IN, check_hub_id, is_hub_id
-
-CARD_FILE = "README.md"
+from llama_adapter_edu.hub_names import check_hub_id, hub_errors
 
 
 def push_to_hub(
@@ -54,6 +53,8 @@ def push_to_hub(
         PermissionError: you are not logged in, or may not write there.
         ConnectionError: the hub does not answer.
     """
+    from huggingface_hub import HfApi
+
     check_hub_id(repo_id)
     base_model = base_model or base_name(model)
     if base_model is None:
@@ -66,36 +67,13 @@ def push_to_hub(
         raise ValueError("data should say what the adapter was trained on: an id or a sentence.")
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder, adapter_name, format, base_model=base_model)
-        weights = weights_of(model, adapter_name or model.adapter_state.active)
+        weights = weights_of(model, adapter_name or active_adapter(model))
         card = model_card(weights, repo_id, base_model, data, format, license)
-        Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
-        return _upload(folder, repo_id, private)
-
-
-def _upload(folder: str, repo_id: str, private: bool | None) -> str:
-    from huggingface_hub import HfApi, errors
-
-    api = HfApi()
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="LLaMA-Adapter"
-        )
-    except errors.LocalTokenNotFoundError as error:
-        raise PermissionError(f"you are not logged in to the hub: {LOG_IN}.") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403, 404):
-            raise PermissionError(
-                f"the hub does not let you write {repo_id} ({status}). Is it yours? For a token "
-                f"that may write, {LOG_IN}."
-            ) from error
-        raise ConnectionError(f"the hub did not take {repo_id}: {error}") from error
-    except Exception as error:  # no network: the library beneath the hub decides on the type
-        raise ConnectionError(
-            f"{repo_id} was not uploaded: the Hugging Face hub does not answer "
-            f"({type(error).__name__}). Connect to the internet and try again."
-        ) from error
+        Path(folder, "README.md").write_text(card, encoding="utf-8")
+        with hub_errors(repo_id, "adapter", writing=True):
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(repo_id=repo_id, folder_path=folder)
     return str(done.commit_url)
 
 
@@ -104,8 +82,8 @@ def model_card(
     repo_id: str,
     base_model: str,
     data: str,
-    format: str = "llama_adapter_edu",
-    license: str | None = None,
+    format: str,
+    license: str | None,
 ) -> str:
     """The README of an adapter's repository: base model, settings, data, and how to use it."""
     from huggingface_hub import ModelCardData
@@ -115,8 +93,9 @@ def model_card(
         datasets, data = [data], f"[{data}](https://huggingface.co/datasets/{data})"
     except ValueError:
         datasets = None
+    base = openable(base_model)
     head = ModelCardData(
-        base_model=base_model,
+        base_model=base,
         datasets=datasets,
         library_name="peft" if format == "peft" else "llama-adapter-edu",
         license=license,
@@ -124,8 +103,7 @@ def model_card(
     )
     config = asdict(weights.config)
     rows = "\n".join(f"| `{name}` | {value} |" for name, value in config.items())
-    numbers = [*weights.prompts.values(), *weights.gates.values()]
-    trained = sum(tensor.numel() for tensor in numbers)
+    trained = sum(part.numel() for part in (*weights.prompts.values(), *weights.gates.values()))
     return f"""---
 {head.to_yaml()}
 ---
@@ -133,17 +111,17 @@ def model_card(
 # {repo_id.split("/")[1]}
 
 A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
-topmost {len(weights.prompts)} layers of [{base_model}](https://huggingface.co/{base_model}).
-It holds {trained:,} numbers and nothing of the base model.
+topmost {len(weights.prompts)} layers. It holds {trained:,} numbers and nothing of its base model.
 
-* Base model: [{base_model}](https://huggingface.co/{base_model})
+* Base model: [{base}](https://huggingface.co/{base})
 * Data: {data.strip()}
 * Files: in the format of {format}
 
 ```python
-from llama_adapter_edu import from_pretrained
+from llama_adapter_edu import load_adapter, load_llama
 
-model, tokenizer = from_pretrained("{repo_id}")
+model, tokenizer = load_llama("{base_model}")
+load_adapter(model, "{repo_id}")
 ```
 
 | setting | value |
@@ -153,33 +131,38 @@ model, tokenizer = from_pretrained("{repo_id}")
 
 
 def from_pretrained(
-    source: str | os.PathLike, adapter_name: str = "default", **options
+    source: str | os.PathLike,
+    adapter_name: str = "default",
+    *,
+    encoder: nn.Module | None = None,
+    **options,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved adapter together with the base model it names: the model, adapted, and its tokenizer.
 
     Args:
-        source: "owner/name" on the hub, or a folder.
+        source, encoder: as for `load_adapter`.
         options: for `load_llama`, as `dtype=torch.bfloat16, device="cuda"`.
 
     Raises:
         AdapterFileError: the adapter does not name its base model, or as `load_adapter`.
         Other errors as `load_adapter` and `load_llama`.
     """
-    folder = download_adapter(source) if is_hub_id(source) else Path(os.path.expanduser(source))
-    name = _base_of(folder)
-    model, tokenizer = load_llama(None if name == HUB_REPOSITORY else name, **options)
-    return load_adapter(model, folder, adapter_name), tokenizer
+    file = adapter_file(source)
+    model, tokenizer = load_llama(_base_of(file), **options)
+    return load_adapter(model, file, adapter_name, encoder=encoder), tokenizer
 
 
-def _base_of(folder: Path) -> str:
+def _base_of(file: Path) -> str:
     """The hub id of the base model that an adapter's settings name. A path is not accepted."""
-    settings = read_json(folder / CONFIG_FILE, "save_adapter")
+    settings = read_json(file, "save_adapter") if file.name == CONFIG_FILE else {}
     name = settings.get("base_model") or settings.get("base_model_name_or_path")
     try:
         check_hub_id(name)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise AdapterFileError(
-            f"{folder / CONFIG_FILE} does not name its base model by a hub id, but by {name!r:.80}."
-            " Load the base with load_llama, then call load_adapter(model, folder)."
+            f"{file} does not name its base model by a hub id, but by {name!r:.80}. Load the base "
+            "with load_llama, then call load_adapter(model, folder)."
         ) from error
-    return name
+    weights = file.with_name(WEIGHTS_FILE)
+    exact = read_metadata(weights).get("base_model") if weights.is_file() else None
+    return exact if exact and openable(exact) == name else name

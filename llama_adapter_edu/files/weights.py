@@ -12,18 +12,30 @@ So a tanh can be computed once and stored, one gate can be copied to every head,
 of different heads cannot be put into one number.
 """
 
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
-from llama_adapter_edu.adapters.decoder import attention_layers, decoder_of
+from llama_adapter_edu.adapters.decoder import brought_here, decoder_of
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
+from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
+
+
+class Layout(NamedTuple):
+    """How a format names the two tensors of a layer, given its number, and their shapes there."""
+
+    keys: Callable[[int], tuple[str, str]]
+    prompts: tuple[int, ...]
+    gate: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -41,20 +53,20 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
     Raises:
         ValueError: the model has no adapter of that name.
     """
-    layers = adapter_prompts(model, adapter_name).items()
-    return AdapterWeights(
-        adapter_configs(model)[adapter_name],
-        {number: _copy(prompt.prompts) for number, prompt in layers},
-        {number: _copy(prompt.gate) for number, prompt in layers},
-    )
-
-
-def _copy(parameter: Tensor) -> Tensor:
-    return parameter.detach().to("cpu", copy=True).contiguous()
+    config, prompts, gates = adapter_configs(model).get(adapter_name), {}, {}
+    for number, prompt in adapter_prompts(model, adapter_name).items():
+        with brought_here(prompt):
+            prompts[number] = prompt.prompts.detach().cpu().clone()
+            gates[number] = prompt.gate.detach().cpu().clone()
+    return AdapterWeights(replace(config, adapter_layers=len(prompts)), prompts, gates)
 
 
 def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str) -> PreTrainedModel:
-    """Add the adapter to a model whose shape it fits, in place, and make it the active one."""
+    """Add the adapter to a model whose shape it fits, in place, and make it the active one.
+
+    Raises:
+        ValueError: the name is taken or malformed. The model is as it was.
+    """
     add_adaption_prompts(model, weights.config, adapter_name)
     with torch.no_grad():
         for number, prompt in adapter_prompts(model, adapter_name).items():
@@ -63,59 +75,77 @@ def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str)
     return model
 
 
-def fold_tanh(weights: AdapterWeights) -> AdapterWeights:
-    """The same adapter with identity gates: what the activation makes of a gate is stored."""
-    activation = GATE_ACTIVATIONS[weights.config.gate_activation]
-    config = replace(weights.config, gate_activation="identity")
-    gates = {number: activation(gate) for number, gate in weights.gates.items()}
-    return replace(weights, config=config, gates=gates)
+def as_tensors(weights: AdapterWeights, layout: Layout) -> dict[str, Tensor]:
+    """The adapter as the tensors of a file, by name; -1 in the layout's shapes is filled in."""
+    tensors = {}
+    for number, prompts in weights.prompts.items():
+        prompts_key, gate_key = layout.keys(number)
+        tensors[prompts_key] = prompts.reshape(layout.prompts)
+        tensors[gate_key] = weights.gates[number].reshape(layout.gate)
+    return tensors
 
 
-def one_gate_per_layer(weights: AdapterWeights, format: str) -> AdapterWeights:
-    """The same adapter with one gate a layer, for a format that holds no more.
+def from_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: AdaptionPromptConfig,
+    top: int,
+    layout: Layout,
+) -> AdapterWeights:
+    """The adapter in the tensors of the file `path`, for a model of `top` layers.
 
     Raises:
-        ValueError: the heads of a layer have different gates.
+        AdapterFileError: they are not exactly those of the layout, or not finite floats.
     """
-    for number, gate in weights.gates.items():
-        if (gate != gate[0]).any():
-            raise ValueError(
-                f"{format} has one gate a layer, but the heads of layer {number} have gates from "
-                f"{gate.min():.3f} to {gate.max():.3f}: what each head learnt would be lost. Train "
-                'with AdaptionPromptConfig(gate="per_layer"), or save in another format.'
-            )
-    config = replace(weights.config, gate="per_layer")
-    return replace(weights, config=config, gates={n: g[:1] for n, g in weights.gates.items()})
+    if config.adapter_layers > top:
+        raise AdapterFileError(
+            f"{path}: {config.adapter_layers} layers have prompts, but the model has {top}."
+        )
+    layers = range(top - config.adapter_layers, top)
+    shapes = {}
+    for number in layers:
+        shapes |= zip(layout.keys(number), (layout.prompts, layout.gate), strict=True)
+    check_tensors(path, tensors, shapes, FLOATS)
+    prompts, gates = {}, {}
+    for number in layers:
+        prompts_key, gate_key = layout.keys(number)
+        prompts[number] = tensors[prompts_key].float().reshape(layout.prompts[-2:])
+        gates[number] = tensors[gate_key].float().flatten()
+    return AdapterWeights(config, prompts, gates)
 
 
-def one_gate_per_head(weights: AdapterWeights, n_heads: int) -> AdapterWeights:
-    """The same adapter with a gate for each head."""
-    if weights.config.gate == "per_head":
-        return weights
-    config = replace(weights.config, gate="per_head")
-    gates = {number: repeat(gate, "1 -> h", h=n_heads) for number, gate in weights.gates.items()}
+def without_tanh(weights: AdapterWeights, gate: str, n_heads: int, format: str) -> AdapterWeights:
+    """The same adapter for a format that multiplies by the gate itself, "per_head" or "per_layer".
+
+    Raises:
+        ValueError: the format has one gate a layer, and the heads of a layer have different ones.
+    """
+    activation = GATE_ACTIVATIONS[weights.config.gate_activation]
+    gates = {number: activation(gate).expand(n_heads) for number, gate in weights.gates.items()}
+    if gate == "per_layer":
+        for number, heads in gates.items():
+            if (heads != heads[0]).any():
+                raise ValueError(
+                    f"{format} has one gate a layer, but the heads of layer {number} have gates "
+                    f"from {heads.min():.3f} to {heads.max():.3f}: what each head learnt would be "
+                    'lost. Train with AdaptionPromptConfig(gate="per_layer"), or save in another '
+                    "format."
+                )
+        gates = {number: heads[:1] for number, heads in gates.items()}
+    config = replace(weights.config, gate=gate, gate_activation="identity")
     return replace(weights, config=config, gates=gates)
+
+
+def refuse_more(path: Path, names: Iterable[str], known: re.Pattern) -> None:
+    """Raise AdapterFileError if a file has other tensors than an adapter's prompts and gates."""
+    if more := sorted(name for name in names if not known.fullmatch(name)):
+        raise AdapterFileError(
+            f"{path} holds more than prompts and gates, as {shown(more[0])}: it may be a whole "
+            "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
+        )
 
 
 def base_shape(model: PreTrainedModel) -> dict:
     """What of the base model an adapter depends on."""
-    config = decoder_of(model).config
-    return {
-        "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-    }
-
-
-def top_layers(model: PreTrainedModel, adapter_layers: int) -> range:
-    """The numbers of the topmost `adapter_layers` layers.
-
-    Raises:
-        ValueError: the model has fewer.
-    """
-    n_layers = len(attention_layers(model))
-    if adapter_layers > n_layers:
-        raise ValueError(f"{adapter_layers} layers have prompts, but the model has {n_layers}")
-    return range(n_layers - adapter_layers, n_layers)
+    names = "model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads"
+    return {name: getattr(decoder_of(model).config, name) for name in names.split()}

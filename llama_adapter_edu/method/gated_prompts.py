@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Projection = Callable[[Tensor], Tensor]
@@ -87,13 +87,18 @@ def gated_prompt_attention(
 
 def attend_to_heads(
     query: Float[Tensor, "b h s d"],
-    key: Float[Tensor, "h p d"],
-    value: Float[Tensor, "h p d"],
+    key: Float[Tensor, "*b h p d"],
+    value: Float[Tensor, "*b h p d"],
+    mask: Bool[Tensor, "b 1 1 p"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "b h s d"]:
-    """Plain attention of every row to the same p keys of its head, in PyTorch's one kernel."""
+    """Plain attention to the p keys of each head, in PyTorch's one kernel.
+
+    Keys and values are the same for all rows (h p d), or each row has its own (b h p d). A slot
+    where `mask` is False gets no attention.
+    """
     key, value = (x.to(query.dtype).expand(len(query), -1, -1, -1) for x in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
 GATE_ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda gate: gate}
@@ -130,15 +135,20 @@ class AdaptionPrompt(nn.Module):
         return GATE_ACTIVATIONS[self.gate_activation](self.gate)
 
     def gated_heads(
-        self, prompt_key: Float[Tensor, "g p d"], prompt_value: Float[Tensor, "g p d"], n_heads: int
-    ) -> tuple[Float[Tensor, "h p d"], Float[Tensor, "h p d"]]:
+        self,
+        prompt_key: Float[Tensor, "*b g p d"],
+        prompt_value: Float[Tensor, "*b g p d"],
+        n_heads: int,
+    ) -> tuple[Float[Tensor, "*b h p d"], Float[Tensor, "*b h p d"]]:
         """A key for each query head, and a value with the gate already in it.
 
-        The weighted sum of gated values is the gated weighted sum. So what is left of
-        `gated_prompt_attention` is plain attention: `attend_to_heads`.
+        Rows may share keys and values, or have their own (b). The weighted sum of gated values is
+        the gated weighted sum. So what is left of `gated_prompt_attention` is plain attention:
+        `attend_to_heads`.
         """
-        r = n_heads // len(prompt_key)
-        key, value = (repeat(x, "g p d -> (g r) p d", r=r) for x in (prompt_key, prompt_value))
+        r = n_heads // prompt_key.shape[-3]
+        pair = prompt_key, prompt_value
+        key, value = (repeat(x, "... g p d -> ... (g r) p d", r=r) for x in pair)
         opening = rearrange(self.gate_opening, "h -> h 1 1")
         return key, (opening * value).to(value.dtype)
 
@@ -151,7 +161,7 @@ class AdaptionPrompt(nn.Module):
     ) -> Float[Tensor, "b h s d"]:
         """`gated_prompt_attention` with this layer's gate, the same up to rounding."""
         heads = self.gated_heads(prompt_key, prompt_value, query.shape[1])
-        return attend_to_heads(query, *heads, scale)
+        return attend_to_heads(query, *heads, scale=scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptionPrompt":
         # Moves with the model (.to, .cuda), but `.half()` and `.bfloat16()` leave it float32.

@@ -5,8 +5,8 @@
                             (b p m)
                                │ frozen key and value projections
                      key, value (b g p d)
-                               │ rows become further heads
-                     key, value ((b g) p d), as shared prompts have them, (g p d)
+                               │ `AdaptionPrompt.gated_heads`, `attend_to_heads`
+                     each row attends to its own
 
 Shape legend: b batch, s query position, p prompt slot, h query head, g key/value head,
 d head width, m model width.
@@ -14,12 +14,9 @@ d head width, m model width.
 
 from collections.abc import Callable
 
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call
-
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 
 KeysValues = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -38,26 +35,3 @@ def image_keys_values(
         rearrange(x, "g (b p) d -> b g p d", b=prompts.shape[0]) for x in keys_values(all_rows)
     )
     return key, value
-
-
-def attend_row_by_row(
-    prompt: AdaptionPrompt,
-    query: Float[Tensor, "b h s d"],
-    prompt_key: Float[Tensor, "b g p d"],
-    prompt_value: Float[Tensor, "b g p d"],
-    scale: float | None = None,
-) -> Float[Tensor, "b h s d"]:
-    """What `prompt` adds when each row of the batch has keys and values of its own (eq. 7).
-
-    No head reads another head's keys. So the rows can be laid side by side as heads of one row,
-    with the gates repeated for each.
-    """
-    n_rows, n_heads = query.shape[:2]
-    gate = repeat(prompt.gate, "h -> (b h r)", b=n_rows, r=n_heads // len(prompt.gate))
-    rows_as_heads = (
-        rearrange(query, "b h s d -> 1 (b h) s d"),
-        rearrange(prompt_key, "b g p d -> (b g) p d"),
-        rearrange(prompt_value, "b g p d -> (b g) p d"),
-    )
-    added = functional_call(prompt, {"gate": gate}, (*rows_as_heads, scale))
-    return rearrange(added, "1 (b h) s d -> b h s d", b=n_rows)

@@ -39,14 +39,13 @@ class TrainingConfig:
     micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        for name in ("warmup_steps", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
-        if self.micro_batch_size is not None and not self.micro_batch_size >= 1:
-            raise ValueError(f"micro_batch_size must be 1 or more, got {self.micro_batch_size!r}.")
+        may_be_zero = ("warmup_steps", "weight_decay", "seed")
+        for name, value in vars(self).items():
+            if value is None and name == "micro_batch_size":
+                continue
+            if not (value >= 0 if name in may_be_zero else value > 0):
+                least = "0 or more" if name in may_be_zero else "above 0"
+                raise ValueError(f"{name} must be {least}, got {value!r}.")
 
 
 def real_learning_rate(base_rate: float, batch_size: int) -> float:
@@ -68,11 +67,13 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     """AdamW on what trains, with weight decay on matrices (prompts) and none on vectors (gates).
 
     Raises:
-        ValueError: nothing trains.
+        ValueError: nothing trains, or only a piece of it is in this process.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError("nothing in this model trains: call add_adaption_prompts(model) first.")
+    if any(hasattr(parameter, "placements") for parameter in trainable):
+        raise ValueError("what trains is cut into pieces: freeze the base, adapters stay whole.")
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},

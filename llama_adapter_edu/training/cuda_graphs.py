@@ -13,20 +13,25 @@ from torch import Tensor, nn
 
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.config import TrainingConfig
-from llama_adapter_edu.training.loss import columns_loss_sum, labelled_columns
+from llama_adapter_edu.training.loss import (
+    LossSum,
+    columns_loss_sum,
+    cross_entropy_sum,
+    labelled_columns,
+)
 
 BUCKET = 16  # columns: lengths are rounded up to a multiple of this
 
 
-def check_possible(accelerator: Accelerator, config: TrainingConfig) -> None:
+def check_possible(accelerator: Accelerator, config: TrainingConfig, packed: bool) -> None:
     """Raise ValueError if a run with these settings cannot be recorded."""
     plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
-    if accelerator.device.type != "cuda" or not plain or config.micro_batch_size is not None:
+    size, device = config.micro_batch_size, accelerator.device
+    if device.type != "cuda" or not plain or size is not None or packed:
         raise ValueError(
-            "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision and "
-            f"micro-batches. Here: {accelerator.num_processes} processes on {accelerator.device}, "
-            f"mixed_precision={accelerator.mixed_precision!r}, "
-            f"micro_batch_size={config.micro_batch_size}. Leave cuda_graphs out."
+            "cuda_graphs works with one process on one NVIDIA GPU, without mixed precision, "
+            f"micro-batches and packed rows. Here: {accelerator.num_processes} processes on "
+            f"{device}, {accelerator.mixed_precision=!r}, {size=}, {packed=}. Leave it out."
         )
 
 
@@ -46,16 +51,16 @@ def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str
 class GraphedGradients:
     """Gradients of the loss per labelled token, from a graph for each shape of batch.
 
-    Args:
-        model: adapted, on a CUDA device.
-        pad_token_id: fills rows up to a multiple of BUCKET tokens, on the right.
+    Rows are padded with `pad_token_id`, on the right, to a multiple of BUCKET tokens.
 
     Raises:
         ValueError: the model is not on a CUDA device, or nothing in it trains.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
-        self.model, self.pad_token_id = model, pad_token_id
+    def __init__(
+        self, model: nn.Module, pad_token_id: int, loss_sum: LossSum = cross_entropy_sum
+    ) -> None:
+        self.model, self.pad_token_id, self.loss_sum = model, pad_token_id, loss_sum
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters or {p.device.type for p in self.parameters} != {"cuda"}:
             raise ValueError("cuda_graphs needs a model on an NVIDIA GPU, with something to train.")
@@ -82,16 +87,16 @@ class GraphedGradients:
 
     def _record(self, inputs: dict[str, Tensor], n_columns: int) -> tuple:
         places = {name: tensor.clone() for name, tensor in inputs.items()}
-        # Padding needs no mask: no word before it looks at it. But while a graph is recorded,
-        # transformers always makes one. The runs before need one too: compiled layers would
-        # otherwise be compiled again in the middle of the recording.
-        # The last column may be masked: no word looks at it, and it predicts nothing.
-        # It lives among the places: a graph reads the memory of its inputs again in each replay.
+        # Padding needs no mask, but while a graph is recorded, transformers always makes one. So
+        # the runs before need one too: compiled layers would be compiled again while recording.
+        # The last column may be masked: no token looks at it, and it predicts nothing.
         places["attention_mask"] = torch.ones_like(places["input_ids"])
         places["attention_mask"][:, -1] = 0
 
         def run() -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss = columns_loss_sum(self.model, places, n_columns) / places["n_tokens"]
+            batch = {name: places[name] for name in ("input_ids", "labels", "attention_mask")}
+            loss_sum = columns_loss_sum(self.model, batch, n_columns, self.loss_sum)
+            loss = loss_sum / places["n_tokens"]
             return loss.detach(), torch.autograd.grad(loss, self.parameters)
 
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()

@@ -12,17 +12,17 @@ def caught_interrupts(caught: bool = True) -> Iterator[Callable[[], bool]]:
 
     With `caught` False, and outside the main thread, Ctrl-C does what it always does.
     """
-    asked = threading.Event()
-    if not caught or threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
+    asked, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    catches = caught and threading.current_thread() is threading.main_thread()
 
     def ask(*signal_and_frame: object) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, ask)
+    if catches:
+        signal.signal(signal.SIGINT, ask)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        if catches:
+            signal.signal(signal.SIGINT, before)

@@ -4,26 +4,28 @@
                                                                  │
                                           every few steps: a checkpoint in the resume folder
 
-accelerate takes care of devices, processes and mixed precision. `training_config.py` holds settings
-and schedule, `loss.py` the loss, `training_step.py` computes the gradients, `training_state.py`
-keeps the checkpoints.
+accelerate finds devices and processes, and takes care of mixed precision. `config.py` holds
+settings and schedule, `rows.py` the data, `loss.py` the loss, `step.py` computes the gradients,
+`processes.py` adds them up, `resume.py` and `state.py` keep the checkpoints.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import isfinite
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import set_seed
-from datasets import Dataset
-from torch import nn
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.adapters.inspect import gate_openings
+from llama_adapter_edu.data.token_rows import Rows
+from llama_adapter_edu.training import resume
 from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.config import (
     TrainingConfig,
@@ -33,28 +35,18 @@ from llama_adapter_edu.training.config import (
 )
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.training.interrupts import caught_interrupts
-from llama_adapter_edu.training.loss import answer_loss
-from llama_adapter_edu.training.resume import ResumeFolder
-from llama_adapter_edu.training.state import History, dataset_fingerprint
-from llama_adapter_edu.training.step import Rows, accumulate_within_memory, check_gradients
+from llama_adapter_edu.training.loss import cross_entropy_sum
+from llama_adapter_edu.training.processes import check_same, sum_over_processes
+from llama_adapter_edu.training.state import History, Trained, about_model
+from llama_adapter_edu.training.step import Gradients, check_gradients
 
-__all__ = [
-    "History",
-    "TrainingConfig",
-    "answer_loss",
-    "finetune",
-    "learning_rate_factor",
-    "make_optimizer",
-    "training_batches",
-]
-
-DDP = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
+    dataset: Iterable[Mapping[str, Any]],
     config: TrainingConfig | None = None,
     *,
     accelerator: Accelerator | None = None,
@@ -64,17 +56,27 @@ def finetune(
     cuda_graphs: bool = False,
     compile_layers: bool = False,
 ) -> History:
-    """Train what is trainable in `model`, in place, on rows of `encode_dataset`.
+    """Train what is trainable in `model`, in place.
+
+    With several processes (`accelerate launch`), each works on its share of a step's rows. All
+    begin with what trains in the main one. The base may be whole in each, spread over them
+    (`load_llama(..., shard=True)`), or spread over the GPUs of one process by a device map.
+
+    The caller's random numbers go on as if nothing had happened.
 
     Args:
-        accelerator: devices, processes and mixed precision; a plain one if None. What it has
-            prepared so far is released.
-        resume_folder: keeps a checkpoint every `save_every` steps and at the end. A run that was
-            stopped, in whatever way, goes on from the last one when it is called again with the
-            same model, data and settings; it ends as if it had never stopped. Ctrl-C waits for the
-            step to end, saves, and then raises KeyboardInterrupt.
+        dataset: rows of `encode_dataset`; or any rows with `input_ids` and `labels`, and with
+            `position_ids` if they are packed: a Dataset, a list, or a stream, as an
+            IterableDataset, of which as many rows as the steps need are read first.
+        accelerator: devices, processes and mixed precision; a plain one if None.
+        resume_folder: keeps a checkpoint every `save_every` steps and at the end; the main process
+            reads and writes it. A run that was stopped, in whatever way, goes on from the last one
+            when it is called again with the same model, data and settings, and ends as if it had
+            never stopped. Ctrl-C waits for the step to end, saves, and raises KeyboardInterrupt.
+            `torchrun --max-restarts` starts a run again whose process died; set the environment
+            variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or it may wait for the dead process.
         cuda_graphs: on one NVIDIA GPU, several times faster for a small model, with the same losses
-            (see `cuda_graphs.py`). Not with mixed precision or micro-batches.
+            (see `cuda_graphs.py`). Not with mixed precision, micro-batches or packed rows.
         compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
             without cuda_graphs, after a wait for the compiler: worth it for long runs.
 
@@ -82,7 +84,8 @@ def finetune(
         the loss and, for a model with adaption prompts, the gates' openings after each step.
 
     Raises:
-        ValueError: nothing trains, a step has no labels, or an argument is out of range.
+        ValueError: nothing trains, rows are not what training can use, a step has no labels,
+            processes have different data, or an argument is out of range.
         ResumeError: the folder holds another run or a broken checkpoint, or a run works in it.
         OSError: a checkpoint cannot be written. Earlier ones are whole.
         FloatingPointError: loss or gradients became NaN or infinite. The model is as it was after
@@ -91,36 +94,57 @@ def finetune(
     """
     config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
     _check(accelerator, save_every)
+    n_tokens = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    wanted = config.steps * config.batch_size
+    rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
     if cuda_graphs:
-        check_possible(accelerator, config)
-    columns = dataset.select_columns(["input_ids", "labels"])
-    batches = training_batches([len(ids) for ids in columns["input_ids"]], config)
-    optimizer = make_optimizer(model, config)
-    about = {"data": dataset_fingerprint(columns), **asdict(config)}
+        check_possible(accelerator, config, rows.packed)
+    about = {"data": rows.fingerprint, **asdict(config)}
+    check_same(about, accelerator)
     del about["micro_batch_size"]  # it may change from one part of a run to the next
+    trained = Trained(
+        model,
+        make_optimizer(model, config),
+        accelerator.scaler or torch.amp.GradScaler(enabled=False),
+    )
+    if resume_folder is not None:
+        about |= about_model(model, accelerator)
 
     with (
-        ResumeFolder(resume_folder, about, accelerator) as saved,
+        resume.resume_folder(resume_folder, about, accelerator) as saved,
         _training(model, accelerator),
         caught_interrupts(resume_folder is not None) as interrupted,
-        compiled_layers(model) if compile_layers else nullcontext(),
+        compiled_layers(model) if compile_layers else nullcontext(cross_entropy_sum) as loss_sum,
     ):
-        history = saved.load(model, optimizer)
-        wrapped, prepared = accelerator.prepare(model, optimizer)
-        rows = Rows(columns, tokenizer.pad_token_id, accelerator.device)
-        run = _Run(wrapped, prepared, rows, config, accelerator, config.micro_batch_size)
+        history = saved.load(trained)
+        # Flash attention keeps packed examples apart only in a batch of one row.
+        one_by_one = rows.packed and "flash" in str(model.config._attn_implementation)
+        size = 1 if one_by_one else config.micro_batch_size
+        gradients = Gradients(model, rows, accelerator, size, loss_sum)
         if cuda_graphs:
-            run.graphs = GraphedGradients(wrapped, tokenizer.pad_token_id)
-        for step in _bar(history, config, shown=progress and accelerator.is_main_process):
+            graphs = GraphedGradients(model, tokenizer.pad_token_id, loss_sum)
+            gradients = lambda numbers: graphs(rows.batch(numbers), rows.n_labelled(numbers))  # noqa: E731
+        batches = training_batches(rows.lengths, config)
+        done, hidden = len(history.losses), not (progress and accelerator.is_main_process)
+        bar = {"initial": done, "total": config.steps, "unit": "step", "disable": hidden}
+        steps = tqdm(range(done, config.steps), "fine-tuning", **bar)
+        for step in steps:
+            # Drawn anew for each step: a resumed run needs no memory of earlier random numbers.
+            torch.manual_seed(config.seed + step + accelerator.process_index)
+            part, stop = gradients(batches[step]), interrupted()
             try:
-                loss, stop = run.step(step, batches[step], interrupted)
+                loss, stop = _update(trained, part, stop, step, config, accelerator)
             except FloatingPointError as error:
-                last_good = saved.save(model, optimizer, history)
-                raise FloatingPointError(f"{error} {last_good}".rstrip()) from None
+                raise FloatingPointError(
+                    f"{error} at step {step}, in the rows {batches[step]}. Look at these rows, "
+                    f"lower learning_rate (now {config.learning_rate}), or load the base in "
+                    f"float32 or bfloat16. {saved.save(trained, history)}".rstrip()
+                ) from None
             history.losses.append(loss)
             history.gates.append(gate_openings(model))
+            steps.set_postfix(loss=f"{loss:.3f}")
             if stop or (step + 1) % save_every == 0 or step + 1 == config.steps:
-                where = saved.save(model, optimizer, history)
+                where = saved.save(trained, history)
             if stop:
                 raise KeyboardInterrupt(
                     f"stopped after step {step + 1} of {config.steps}. {where} "
@@ -129,58 +153,38 @@ def finetune(
     return history
 
 
-@dataclass
-class _Run:
-    """What a step needs."""
+def _update(
+    trained: Trained,
+    part_of_loss: Tensor,
+    stop: bool,
+    step: int,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> tuple[float, bool]:
+    """Sum gradients over all processes and take AdamW's step, unless they are not finite.
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    rows: Rows
-    config: TrainingConfig
-    accelerator: Accelerator
-    micro_batch_size: int | None
-    graphs: GraphedGradients | None = None
-
-    def step(
-        self, step: int, numbers: list[int], interrupted: Callable[[], bool]
-    ) -> tuple[float, bool]:
-        """Learn from the rows `numbers`.
-
-        Returns:
-            the mean loss over the labelled tokens of all processes, and whether one of them was
-            interrupted.
-
-        Raises:
-            FloatingPointError: loss or gradients are not finite; nothing was changed.
-        """
-        config = self.config
-        # Drawn anew for each step: a resumed run needs no memory of earlier random numbers.
-        set_seed(config.seed + step, device_specific=True)
+    Returns:
+        the mean loss over the labelled tokens of all processes, and whether one of them must stop.
+    """
+    model, optimizer, scaler = trained
+    check_gradients(model)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = torch.stack([part_of_loss, torch.full_like(part_of_loss, stop)])
+    loss, stops = sum_over_processes(parameters, numbers, accelerator).tolist()
+    scaler.unscale_(optimizer)
+    norm = clip_grad_norm_(parameters, config.max_grad_norm).item()
+    # A gradient scaler looks for infinite gradients itself, and skips the step.
+    if not isfinite(loss) or not (scaler.is_enabled() or isfinite(norm)):
+        optimizer.zero_grad()
+        what = f"the loss became {loss}" if not isfinite(loss) else f"gradients became {norm}"
+        raise FloatingPointError(what)
+    for group in optimizer.param_groups:
         factor = learning_rate_factor(step, config.steps, config.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        if self.graphs:
-            part = self.graphs(self.rows.batch(numbers), self.rows.labelled_tokens(numbers))
-        else:
-            part, self.micro_batch_size = accumulate_within_memory(
-                self.model, self.rows, numbers, self.micro_batch_size, self.accelerator
-            )
-        check_gradients(self.model)
-        parts = torch.stack([part, torch.full_like(part, interrupted())])
-        loss, stops = self.accelerator.reduce(parts).tolist()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        # A gradient scaler looks for infinite gradients itself, and skips the step.
-        if not isfinite(loss) or not (self.accelerator.scaler or isfinite(norm)):
-            self.optimizer.zero_grad()
-            what = f"the loss became {loss}" if not isfinite(loss) else f"gradients became {norm}"
-            raise FloatingPointError(
-                f"{what} at step {step}, in the rows {numbers}. Look at these rows, lower "
-                f"learning_rate (now {config.learning_rate}), or load the base in float32 or "
-                "bfloat16."
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss, stops > 0
+        group["lr"] = config.learning_rate * factor
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return loss, stops > 0
 
 
 def _check(accelerator: Accelerator, every: int) -> None:
@@ -191,36 +195,24 @@ def _check(accelerator: Accelerator, every: int) -> None:
             "the accelerator has gradient_accumulation_steps. Leave it out, and set "
             "micro_batch_size in TrainingConfig: the step's rows are cut into as many parts."
         )
-    if accelerator.distributed_type not in (DistributedType.NO, *DDP):
+    if accelerator.distributed_type not in PROCESSES:
         raise ValueError(
             f"the accelerator uses {accelerator.distributed_type.value}, which would cut the "
-            "adapters into pieces. Start without it; shard_base(model) spreads the frozen base."
+            "adapters into pieces. Start without it; load_llama(..., shard=True) spreads the base."
         )
 
 
 @contextmanager
 def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None]:
-    """Training mode inside; afterwards the model is as before, without accelerate's wrappers."""
-    was_training, own_forward = model.training, "forward" in vars(model)
+    """Inside, the model trains on the accelerator's device, and random numbers are our own."""
+    was_training = model.training
+    spread = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
+    places = [(device.type, device.index or 0) for device in (model.device, accelerator.device)]
+    if not spread and places[0] != places[1]:
+        model.to(accelerator.device)
     model.train()
     try:
-        yield
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
     finally:
         model.train(was_training)
-        if accelerator.native_amp:
-            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            if not own_forward:
-                vars(model).pop("forward", None)
-        accelerator.free_memory()
-
-
-def _bar(history: History, config: TrainingConfig, *, shown: bool) -> Iterator[int]:
-    """The numbers of the steps to do, with a progress bar that shows the newest loss."""
-    done = len(history.losses)
-    with tqdm(
-        total=config.steps, initial=done, desc="fine-tuning", unit="step", disable=not shown
-    ) as bar:
-        for step in range(done, config.steps):
-            yield step
-            bar.update()
-            bar.set_postfix(loss=f"{history.losses[-1]:.3f}")

@@ -1,5 +1,6 @@
 """The loss: cross entropy of the labelled tokens, from logits of no more columns than it needs."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,46 +13,8 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 
+LossSum = Callable[[Float[Tensor, "n v"], Int[Tensor, "n"]], Float[Tensor, ""]]
 CHUNK = 1024  # positions: 200 MB of float32 logits with a vocabulary of 49,152
-
-
-def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
-    """How many of the last columns of a batch hold all its labels; the first column never counts.
-
-    Nothing comes before a row's first token, so nothing predicts it.
-
-    Raises:
-        ValueError: no token of the batch has a label.
-    """
-    labelled = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()
-    if len(labelled) == 0:
-        raise ValueError("no token of this batch has a label, so there is nothing to learn from.")
-    return labels.shape[1] - 1 - int(labelled[0])
-
-
-def columns_loss_sum(
-    model: nn.Module, batch: dict[str, Tensor], n_columns: int
-) -> Float[Tensor, ""]:
-    """Sum of the cross entropy (nats) over the labelled tokens in the last `n_columns` columns.
-
-    Logits are computed for these alone: the vocabulary is wide, and most of an instruction's
-    positions teach nothing.
-    """
-    labels: Int[Tensor, "b s"] = batch["labels"]
-    # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
-    # the slice that a plain number stands for does not, and a CPU is then several times slower.
-    predicting = torch.arange(labels.shape[1], device=labels.device)[-n_columns - 1 : -1]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch.get("attention_mask"),
-        use_cache=False,
-        logits_to_keep=predicting,
-    ).logits
-    # The compiled one, if `compiled_layers` put it there. A wrapper for several processes hides it.
-    loss_sum = getattr(model, "cross_entropy_sum", cross_entropy_sum)
-    return loss_sum(
-        rearrange(logits, "b s v -> (b s) v"), rearrange(labels[:, -n_columns:], "b s -> (b s)")
-    )
 
 
 def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
@@ -71,24 +34,57 @@ def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) ->
     return torch.stack([again(*chunk) for chunk in chunks]).sum()
 
 
-def answer_loss_sum(
-    model: nn.Module, batch: dict[str, Tensor]
-) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """Sum of the cross entropy (nats) over the labelled tokens of a batch, and their number.
+def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
+    """How many of the last columns of a batch hold all its labels, at least 1.
 
-    Raises:
-        ValueError: no token of the batch has a label.
+    The first column never counts: nothing comes before a row's first token to predict it.
+    """
+    labelled = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()
+    return labels.shape[1] - 1 - int(labelled[0]) if len(labelled) else 1
+
+
+def columns_loss_sum(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    n_columns: int,
+    loss_sum: LossSum = cross_entropy_sum,
+) -> Float[Tensor, ""]:
+    """Sum of the cross entropy (nats) over the labelled tokens in the last `n_columns` columns.
+
+    Logits are computed for these alone: the vocabulary is wide, and most of an instruction's
+    positions teach nothing. `loss_sum` is `cross_entropy_sum`, or that compiled.
     """
     labels: Int[Tensor, "b s"] = batch["labels"]
-    loss = columns_loss_sum(model, batch, labelled_columns(labels))
+    # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
+    # the slice that a plain number stands for does not, and a CPU is then several times slower.
+    predicting = torch.arange(labels.shape[1], device=labels.device)[-n_columns - 1 : -1]
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    if hasattr(model, "hf_device_map"):  # accelerate moves an index to the first device of the map
+        logits = model(**inputs, use_cache=False, logits_to_keep=n_columns + 1).logits[:, :-1]
+    else:
+        logits = model(**inputs, use_cache=False, logits_to_keep=predicting).logits
+    labels = labels[:, 1:][:, -n_columns:].to(logits.device)
+    return loss_sum(rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)"))
+
+
+def answer_loss_sum(
+    model: nn.Module, batch: dict[str, Tensor], loss_sum: LossSum = cross_entropy_sum
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Sum of the cross entropy (nats) over the labelled tokens of a batch, and their number."""
+    labels: Int[Tensor, "b s"] = batch["labels"]
+    loss = columns_loss_sum(model, batch, labelled_columns(labels), loss_sum)
     return loss, (labels[:, 1:] != IGNORE_INDEX).sum()
 
 
-def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+def answer_loss(
+    model: PreTrainedModel, batch: dict[str, Tensor], loss_sum: LossSum = cross_entropy_sum
+) -> Float[Tensor, ""]:
     """Mean cross entropy (nats per token) over the labelled tokens of a batch.
 
     Raises:
         ValueError: no token of the batch has a label.
     """
-    loss, n_tokens = answer_loss_sum(model, batch)
+    if not (batch["labels"][:, 1:] != IGNORE_INDEX).any():
+        raise ValueError("no token of this batch has a label, so there is nothing to learn from.")
+    loss, n_tokens = answer_loss_sum(model, batch, loss_sum)
     return loss / n_tokens

@@ -12,18 +12,22 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor
 
+from llama_adapter_edu.training.processes import on_main_process
 from llama_adapter_edu.training.state import (
     BrokenStateError,
     History,
     ResumeError,
+    Trained,
     read_state,
     write_state,
 )
@@ -33,55 +37,31 @@ STEP = re.compile(r"step-\d{6,}")
 KEPT = 2
 
 
+@dataclass
 class ResumeFolder:
-    """The checkpoints of one run. Use it in a `with` block; a folder of None keeps nothing.
+    """The checkpoints of one run; a folder of None keeps nothing.
 
-    Args:
-        about: settings and data of the run, plain values by name. A run only goes on where they
-            are the same.
-        accelerator: its main process writes, the others only read.
-
-    Raises (on entering):
-        ResumeError: another run works in the folder.
-        OSError: it cannot be written.
+    Only the main process looks into the folder. The others, which may run on machines without it,
+    are told what it holds. `about`: settings, data and model of the run, plain values by name.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike | None, about: dict, accelerator: Accelerator
-    ) -> None:
-        self.folder = None if folder is None else Path(folder)
-        self.about, self.accelerator = about, accelerator
-        self._held = ExitStack()
+    folder: Path | None
+    about: dict
+    accelerator: Accelerator
 
-    def __enter__(self) -> "ResumeFolder":
-        if self.folder is not None and self.accelerator.is_main_process:
-            self._held.callback(_lock(self.folder).release)
-            for leftover in self.folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(leftover)
-        self.accelerator.wait_for_everyone()
-        return self
+    def load(self, trained: Trained) -> History:
+        """Put the newest checkpoint into place; without one, all begin as the main process does.
 
-    def __exit__(self, *exception: object) -> None:
-        self._held.close()
-
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
-        """Put the newest checkpoint into model and optimiser. Returns the history up to it.
+        Returns:
+            the history up to the checkpoint.
 
         Raises:
-            ResumeError: it is of another run, or broken. Model and optimiser are as they were.
+            ResumeError: it is of another run, or broken. Nothing was changed.
         """
-        *earlier, newest = [None, *self._checkpoints()]
-        if newest is None:
-            return History()
-        try:
-            return read_state(newest, self.about, model, optimizer, self.accelerator)
-        except BrokenStateError as error:
-            where = f"step {_step_of(earlier[-1])}" if earlier[-1] else "the beginning"
-            raise BrokenStateError(
-                f"{error} Delete it, and the run goes on from {where}."
-            ) from error
+        begin = partial(trained.state, History())
+        return trained.restore(on_main_process(self.accelerator, lambda: self._newest() or begin()))
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> str:
+    def save(self, trained: Trained, history: History) -> str:
         """Write a checkpoint, unless this step has one. Returns a sentence that says where it is.
 
         Raises:
@@ -90,18 +70,32 @@ class ResumeFolder:
         if self.folder is None:
             return ""
         path = self.folder / f"step-{len(history.losses):06d}"
-        if self.accelerator.is_main_process and not path.exists():
-            try:
-                with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as unfinished:
-                    whole = Path(unfinished, path.name)
-                    whole.mkdir()
-                    write_state(whole, self.about, model, optimizer, history, self.accelerator)
-                    os.rename(whole, path)
-                self._forget_old()
-            except OSError as error:
-                raise _cannot_write(path, error) from error
-        self.accelerator.wait_for_everyone()
+        on_main_process(self.accelerator, lambda: self._write(path, trained, history))
         return f"The state is saved in {path}."
+
+    def _newest(self) -> dict[str, Tensor] | None:
+        *earlier, newest = [None, *self._checkpoints()]
+        if newest is None:
+            return None
+        try:
+            return read_state(newest, self.about)
+        except BrokenStateError as error:
+            where = f"step {_step_of(earlier[-1])}" if earlier[-1] else "the beginning"
+            message = f"{error} Delete it, and the run goes on from {where}."
+            raise BrokenStateError(message) from error
+
+    def _write(self, path: Path, trained: Trained, history: History) -> None:
+        if path.exists():
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as unfinished:
+                whole = Path(unfinished, path.name)
+                whole.mkdir()
+                write_state(whole, self.about, trained.state(history), trained.model)
+                os.rename(whole, path)
+            self._forget_old()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
     def _checkpoints(self) -> list[Path]:
         if self.folder is None:
@@ -120,9 +114,29 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _lock(folder: Path) -> FileLock:
-    """The lock of the folder, held. The folder is made if need be."""
-    lock = FileLock(folder / LOCK, timeout=0)
+@contextmanager
+def resume_folder(
+    folder: str | os.PathLike | None, about: dict, accelerator: Accelerator
+) -> Iterator[ResumeFolder]:
+    """The folder, made if need be, held by this run alone inside the `with` block.
+
+    Raises:
+        ResumeError: another run works in it.
+        OSError: it cannot be written.
+    """
+    if folder is None:
+        yield ResumeFolder(None, about, accelerator)
+        return
+    path = Path(folder)
+    lock = FileLock(path / LOCK, timeout=0)
+    on_main_process(accelerator, lambda: _hold(path, lock))
+    try:
+        yield ResumeFolder(path, about, accelerator)
+    finally:
+        lock.release()
+
+
+def _hold(folder: Path, lock: FileLock) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -132,7 +146,8 @@ def _lock(folder: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise _cannot_write(folder, error) from error
-    return lock
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
 
 
 def _cannot_write(path: Path, error: OSError) -> OSError:

@@ -1,32 +1,34 @@
-"""The state of a training run in files, bit for bit.
+"""The state of a training run in a file, bit for bit.
 
     state.safetensors   what trains (model.NAME), the optimiser's moments (optimizer.NUMBER.NAME),
-                        the losses (float64) and the gates' openings so far
-    state.json          settings, data and shapes of the run, and the SHA-256 of the other file
+                        the gradient scaler's numbers, the losses (float64), the gates' openings;
+                        in its header: settings, data and model of the run, and a checksum
     adapter_config.json, adapter_model.safetensors        as from `save_adapter`, to load by itself
 
 There are no pickles. Random states are not needed: each step draws its random numbers from the seed
-and its own number. `resume.py` puts such a state into place.
+and its own number. `resume.py` keeps such files.
 """
 
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
 from jaxtyping import Float
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from llama_adapter_edu.adapters.config import AdapterState
+from llama_adapter_edu.adapters.choice import active_adapter
+from llama_adapter_edu.adapters.manage import adapter_configs
+from llama_adapter_edu.base_models.fingerprint import base_fingerprint
 from llama_adapter_edu.files.save_load import save_adapter
 
-FORMAT = "llama_adapter_edu/run/1"
-STATE, TENSORS = "state.json", "state.safetensors"
+FORMAT, FILE = "llama_adapter_edu/run/2", "state.safetensors"
 
 
 class ResumeError(ValueError):
@@ -34,7 +36,7 @@ class ResumeError(ValueError):
 
 
 class BrokenStateError(ResumeError):
-    """The files of a state are not what was written."""
+    """The file of a state is not what was written."""
 
 
 @dataclass
@@ -45,107 +47,95 @@ class History:
     gates: list[Float[Tensor, "layers h"]] = field(default_factory=list)
 
 
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """Changes with the number of rows, their lengths, and the first and last row."""
-    lengths = [len(ids) for ids in dataset["input_ids"]]
-    return hashlib.sha256(repr((lengths, dataset[0], dataset[-1])).encode()).hexdigest()[:16]
+class Trained(NamedTuple):
+    """What changes in a run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def state(self, history: History) -> dict[str, Tensor]:
+        """Copies of all that must be kept after the last step of `history`."""
+        tensors = {f"model.{name}": p for name, p in _trainable(self.model).items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+        numbers = {f"scaler.{name}": value for name, value in self.scaler.state_dict().items()}
+        numbers["losses"] = history.losses
+        tensors |= {n: torch.tensor(value, dtype=torch.float64) for n, value in numbers.items()}
+        if history.gates:
+            tensors["gates"] = torch.stack(history.gates)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> History:
+        """Put a state into place; returns the history that led to it."""
+        with torch.no_grad():
+            for name, parameter in _trainable(self.model).items():
+                parameter.copy_(state[f"model.{name}"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key in (key for key in state if key.startswith("optimizer.")):
+            _, number, name = key.split(".")
+            moments.setdefault(int(number), {})[name] = state[key]
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        names = self.scaler.state_dict()
+        self.scaler.load_state_dict({name: state[f"scaler.{name}"].item() for name in names})
+        return History(state["losses"].tolist(), list(state.get("gates", [])))
 
 
-def write_state(
-    folder: Path,
-    about: dict,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    accelerator: Accelerator,
-) -> None:
-    """Write the state into an empty folder.
+def write_state(folder: Path, about: dict, state: dict[str, Tensor], model: nn.Module) -> None:
+    """Write the state of a run, and its adapter, into an empty folder.
 
     Raises:
         OSError: a file cannot be written.
     """
-    tensors = {f"model.{name}": parameter for name, parameter in _trainable(model).items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
-    tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
-    if history.gates:
-        tensors["gates"] = torch.stack(history.gates)
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    state = {
-        "format": FORMAT,
-        "about": _whole_about(about, model, accelerator),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-    }
-    _write_file(folder / TENSORS, content)
-    _write_file(folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
-    if getattr(model, "adapter_state", AdapterState()).active is not None:
+    header = {"format": FORMAT, "about": json.dumps(about), "sha256": _checksum(state)}
+    with open(folder / FILE, "wb") as out:
+        out.write(save(state, metadata=header))
+        out.flush()
+        os.fsync(out.fileno())
+    if active_adapter(model) is not None:
         save_adapter(model, folder)
 
 
-def read_state(
-    folder: Path,
-    about: dict,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> History:
-    """Put a state into model and optimiser, and return the history that led to it.
+def read_state(folder: Path, about: dict) -> dict[str, Tensor]:
+    """The state in a folder.
 
     Raises:
-        BrokenStateError: the files are cut short, changed, or missing. Nothing was changed.
-        ResumeError: they are of another run. Nothing was changed.
+        BrokenStateError: the file is cut short, changed, or missing.
+        ResumeError: it is of another run.
     """
     try:
-        state = json.loads((folder / STATE).read_bytes())
-        content = (folder / TENSORS).read_bytes()
-        if state["format"] != FORMAT or state["sha256"] != hashlib.sha256(content).hexdigest():
+        with safe_open(folder / FILE, framework="pt") as file:
+            header = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if (header["format"], header["sha256"]) != (FORMAT, _checksum(state)):
             raise ValueError("its content is not what was written")
-        differences = _differences(state["about"], _whole_about(about, model, accelerator))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        then = dict(json.loads(header["about"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BrokenStateError(f"the checkpoint {folder} is broken ({error!r}).") from error
-    if differences:
+    if names := [name for name in {**then, **about} if then.get(name) != about.get(name)]:
+        shown = (f"{n} was {then.get(n)!r}, now it is {about.get(n)!r}" for n in names)
         raise ResumeError(
-            f"{folder} is of another run: {differences}. Take another folder, or go on with the "
-            "model, data and settings of that run."
+            f"{folder} is of another run: {', '.join(shown)}. Take another folder, or go on with "
+            "the model, data and settings of that run."
         )
-    tensors = load(content)
-    with torch.no_grad():
-        for name, parameter in _trainable(model).items():
-            parameter.copy_(tensors[f"model.{name}"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key in [key for key in tensors if key.startswith("optimizer.")]:
-        _, number, name = key.split(".")
-        moments.setdefault(int(number), {})[name] = tensors[key]
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    if accelerator.scaler:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    return History(tensors["losses"].tolist(), list(tensors.get("gates", [])))
+    return state
+
+
+def about_model(model: nn.Module, accelerator: Accelerator) -> dict:
+    """What a run must find again in a model to go on: plain values by name."""
+    shapes = {name: tuple(p.shape) for name, p in _trainable(model).items()}
+    name = active_adapter(model)
+    return {
+        "what trains": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+        "precision": f"{next(model.parameters()).dtype}, {accelerator.mixed_precision}",
+        **(asdict(adapter_configs(model)[name]) if name is not None else {}),
+        "base": base_fingerprint(model, accelerator),
+    }
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _whole_about(about: dict, model: nn.Module, accelerator: Accelerator) -> dict:
-    shapes = {name: tuple(p.shape) for name, p in _trainable(model).items()}
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    return {
-        **about,
-        "what trains": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-        "numbers that train": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "numbers of the base": sum(p.numel() for p in frozen),
-        "precision": f"{next(model.parameters()).dtype}, {accelerator.mixed_precision}",
-    }
-
-
-def _differences(saved: dict, here: dict) -> str:
-    names = [name for name in {**saved, **here} if saved.get(name) != here.get(name)]
-    return ", ".join(f"{n} was {saved.get(n)!r}, now it is {here.get(n)!r}" for n in names)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with open(path, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
+def _checksum(state: dict[str, Tensor]) -> str:
+    return hashlib.sha256(save(state)).hexdigest()

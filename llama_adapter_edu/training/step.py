@@ -12,131 +12,96 @@ number of processes, the size of the micro-batches, and the length of the rows.
 import gc
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
-from llama_adapter_edu.training.loss import answer_loss_sum
-
-
-@dataclass
-class Rows:
-    """The encoded rows of a run and how they become tensors."""
-
-    dataset: Dataset  # columns input_ids and labels
-    pad_token_id: int
-    device: torch.device
-
-    def batch(self, numbers: Sequence[int]) -> dict[str, Int[Tensor, "b s"]]:
-        columns = self.dataset[list(numbers)]
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        tensors = collate(rows, self.pad_token_id)
-        # Padding comes after the words, where causal attention does not look. So a mask changes
-        # nothing, and attention is faster without one.
-        del tensors["attention_mask"]
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
-
-    def labelled_tokens(self, numbers: Sequence[int]) -> int:
-        labels = self.dataset[list(numbers)]["labels"]
-        return sum(label != IGNORE_INDEX for row in labels for label in row[1:])
+from llama_adapter_edu.data.token_rows import Rows
+from llama_adapter_edu.training.loss import LossSum, answer_loss_sum, cross_entropy_sum
 
 
 def micro_batches(
     numbers: Sequence[int], size: int | None, process: int = 0, n_processes: int = 1
-) -> list[tuple[list[int], float]]:
-    """The rows of a step that one process works on, in micro-batches of at most `size` rows.
+) -> list[list[int]]:
+    """Row numbers of a step that one process works on, in micro-batches of at most `size` rows.
 
-    Every process gets the same number of micro-batches, because processes wait for each other in
-    each of them. Where rows run out, the step's first row fills in with weight 0.
-
-    Returns:
-        pairs of row numbers and weight, 1.0 or 0.0.
+    Every process gets the same number of micro-batches, because processes that share a spread base
+    wait for each other in each of them. Where rows run out, micro-batches are empty.
     """
     share = -(-len(numbers) // n_processes)
     size = min(size or share, share)
     mine = list(numbers[process::n_processes])
-    cut = [(mine[start : start + size], 1.0) for start in range(0, share, size)]
-    return [(rows, weight) if rows else ([numbers[0]], 0.0) for rows, weight in cut]
+    return [mine[start : start + size] for start in range(0, share, size)]
 
 
-def accumulate_gradients(
-    model: nn.Module,
-    rows: Rows,
-    numbers: Sequence[int],
-    micro_batch_size: int | None,
-    accelerator: Accelerator,
-) -> Float[Tensor, ""]:
-    """Forward and backward over a step's rows; gradients add up in the parameters.
+@dataclass
+class Gradients:
+    """Forward and backward over a step's rows: `part_of_loss = gradients(row_numbers)`.
 
-    Returns:
-        this process's part of the step's mean loss: the parts of all processes sum to it.
+    Gradients add up in the parameters. Out of memory, the micro-batch is halved and the step begun
+    again: its rows stay the same, so what is learnt stays the same.
     """
-    n_tokens, n_processes = rows.labelled_tokens(numbers), accelerator.num_processes
-    if n_tokens == 0:
-        raise ValueError(f"rows {list(numbers)} have no token with a label: nothing to learn from.")
-    parts = micro_batches(numbers, micro_batch_size, accelerator.process_index, n_processes)
-    part_of_loss = torch.zeros((), device=rows.device)
-    for number, (mine, weight) in enumerate(parts, start=1):
-        last = number == len(parts)
-        # Processes average their gradients in the last backward; n_processes makes that a sum.
-        with nullcontext() if last else accelerator.no_sync(model):
-            loss, _ = answer_loss_sum(model, rows.batch(mine))
-            loss = weight * loss / n_tokens
-            accelerator.backward(loss * n_processes)
-        part_of_loss += loss.detach()
-    return part_of_loss
 
+    model: nn.Module
+    rows: Rows
+    accelerator: Accelerator
+    micro_batch_size: int | None = None
+    loss_sum: LossSum = cross_entropy_sum
 
-def accumulate_within_memory(
-    model: nn.Module,
-    rows: Rows,
-    numbers: Sequence[int],
-    micro_batch_size: int | None,
-    accelerator: Accelerator,
-) -> tuple[Float[Tensor, ""], int | None]:
-    """`accumulate_gradients`; out of memory, the micro-batch is halved and the step begun again.
+    def __call__(self, numbers: Sequence[int]) -> Float[Tensor, ""]:
+        """This process's part of the step's mean loss: all parts sum to it, as gradients do.
 
-    The rows of the step stay the same, so what is learnt stays the same.
+        Raises:
+            ValueError: no token of these rows has a label.
+            torch.OutOfMemoryError: a micro-batch of one row does not fit, or several processes run:
+                they cannot begin a step again one by one. The message says what may help.
+        """
+        while True:
+            try:
+                return self._add_up(numbers)
+            except torch.OutOfMemoryError as error:
+                reason = str(error).split("\n")[0]
+            # Outside the except block: there, the traceback would keep the step's tensors alive.
+            self._halve(numbers, reason)
 
-    Returns:
-        this process's part of the loss, and the size that fitted: begin with it next time.
+    def _add_up(self, numbers: Sequence[int]) -> Float[Tensor, ""]:
+        n_tokens, accelerator = self.rows.n_labelled(numbers), self.accelerator
+        if n_tokens == 0:
+            raise ValueError(f"rows {list(numbers)} have no token with a label: nothing to learn.")
+        processes = accelerator.process_index, accelerator.num_processes
+        part_of_loss = torch.zeros((), device=self.rows.device)
+        for mine in micro_batches(numbers, self.micro_batch_size, *processes):
+            batch = self.rows.batch(mine or numbers[:1])
+            if not mine:  # the other processes compute, so this one must, too, but learns nothing
+                batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+            with accelerator.autocast():
+                loss = answer_loss_sum(self.model, batch, self.loss_sum)[0] / n_tokens
+            accelerator.backward(loss)
+            part_of_loss += loss.detach()
+        return part_of_loss
 
-    Raises:
-        torch.OutOfMemoryError: a micro-batch of one row does not fit, or several processes run:
-            they cannot begin a step again one by one. The message says what may help.
-    """
-    while True:
-        try:
-            loss = accumulate_gradients(model, rows, numbers, micro_batch_size, accelerator)
-            return loss, micro_batch_size
-        except torch.OutOfMemoryError as error:
-            reason = str(error).split("\n")[0]
-        # Outside the except block: there, the traceback would keep the step's tensors alive.
-        size = min(micro_batch_size or len(numbers), len(numbers))
-        if accelerator.num_processes > 1:
+    def _halve(self, numbers: Sequence[int], reason: str) -> None:
+        share = -(-len(numbers) // self.accelerator.num_processes)
+        size = min(self.micro_batch_size or share, share)
+        advice = "Not even one row fits: take shorter rows, fewer adapter_layers, a 16-bit base."
+        if self.accelerator.num_processes > 1:
             advice = f"Set micro_batch_size to less than the {size} rows of now."
-        elif size == 1:
-            advice = "Not even one row fits: take shorter rows, fewer adapter_layers, a 16-bit base"
-        else:
-            for parameter in model.parameters():
-                parameter.grad = None
-            gc.collect()
-            torch.cuda.empty_cache()
-            micro_batch_size = -(-size // 2)
-            warnings.warn(
-                f"Out of memory with {size} rows at once: going on with {micro_batch_size}. "
-                f"A step still learns from {len(numbers)} rows.",
-                stacklevel=2,
-            )
-            continue
-        raise torch.OutOfMemoryError(f"{reason} {advice}")
+        if size == 1 or self.accelerator.num_processes > 1:
+            raise torch.OutOfMemoryError(f"{reason} {advice}")
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.micro_batch_size = -(-size // 2)
+        warnings.warn(
+            f"Out of memory with {size} rows at once: going on with {self.micro_batch_size}. "
+            f"A step still learns from {len(numbers)} rows.",
+            stacklevel=4,
+        )
 
 
 def check_gradients(model: nn.Module) -> None:

@@ -12,75 +12,13 @@
 Shape legend: b batch, f feature width, p prompt slot, m model width.
 """
 
-import inspect
-from collections.abc import Callable, Sequence
-from types import MethodType
+from torch import nn
+from transformers import PreTrainedModel
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
-
+from llama_adapter_edu.adapters.choice import active_adapter, state_of
 from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.method.gated_prompts import Projection
-
-
-def image_vector(
-    features: Sequence[Float[Tensor, "b f"]], projection: Projection
-) -> Float[Tensor, "b m"]:
-    """One vector a picture: the features of all scales side by side, then projected (eq. 9)."""
-    return projection(torch.cat(list(features), dim=-1))
-
-
-class ImagePrompt(nn.Module):
-    """An image encoder, and the projection of its features into the width of a model (eq. 9).
-
-    The projection norms the features first: encoders differ in scale, and prompts start at about 1.
-    All parameters stay float32 when the model is cast, as those of `AdaptionPrompt`.
-
-    Args:
-        encoder: turns images (b, *encoder.image_shape) into a list of features, one (b f) tensor
-            for each width f of `encoder.feature_widths`. `encoders.py` has some.
-        model_width: m.
-    """
-
-    def __init__(self, encoder: nn.Module, model_width: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        width = sum(encoder.feature_widths)
-        self.projection = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, model_width))
-
-    def forward(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b m"]:
-        """The image vector of each picture.
-
-        Raises:
-            ValueError: images of another shape or type than the encoder takes.
-        """
-        check_images(images, tuple(self.encoder.image_shape))
-        return image_vector(self.encoder(images.to(self.projection[0].weight)), self.projection)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ImagePrompt":
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move_only, recurse)
-
-
-def check_images(images: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `images` is a batch of floating point pictures of this shape."""
-    expected = f"expected a tensor of shape (batch, {', '.join(map(str, shape))})"
-    if not isinstance(images, Tensor):
-        raise ValueError(f"{expected}, got {type(images).__name__}: torch.as_tensor makes one.")
-    if images.ndim != 1 + len(shape) or tuple(images.shape[1:]) != shape:
-        hint = "one picture needs a batch axis too" if tuple(images.shape) == shape else "resize"
-        raise ValueError(f"{expected}, got {tuple(images.shape)}: {hint}.")
-    if not images.is_floating_point():
-        raise ValueError(
-            f"images are {images.dtype}, expected floating point numbers. Scale them as the "
-            "encoder's training pictures were: bytes / 255, the digits' counts / 16."
-        )
+from llama_adapter_edu.vision.image_prompt import ImagePrompt
 
 
 def add_vision(
@@ -98,27 +36,29 @@ def add_vision(
     Raises:
         ValueError: the model has no such adapter, or the adapter has an encoder already.
     """
-    name = check_can_see(model, adapter_name)
-    if not hasattr(model, "vision"):
-        model.vision = nn.ModuleDict()
-        model.forward = MethodType(_forward_with_images(type(model)), model)
-    width = decoder_of(model).config.hidden_size
-    model.vision[name] = ImagePrompt(encoder, width).to(model.device)
+    name, decoder = check_can_see(model, adapter_name), decoder_of(model)
+    if not hasattr(decoder, "vision"):
+        decoder.vision = nn.ModuleDict()
+    decoder.vision[name] = ImagePrompt(encoder, decoder.config.hidden_size).to(model.device)
+    if name != state_of(model).active:
+        decoder.vision[name].set_trains(False)
     return model
 
 
 def check_can_see(model: PreTrainedModel, adapter_name: str | None = None) -> str:
     """The adapter's name; ValueError if the model lacks it or it has an image encoder already."""
-    name = adapter_name or getattr(getattr(model, "adapter_state", None), "active", None)
+    name = adapter_name or active_adapter(model)
     if name is None:
         raise ValueError("the model has no active adapter: call add_adaption_prompts(model) first.")
     adapter_prompts(model, name)
-    if name in getattr(model, "vision", {}):
-        raise ValueError(
-            f"adapter {name!r} has an image encoder already. "
-            f"Take it out first: del model.vision[{name!r}]."
-        )
+    if name in vision_of(model):
+        raise ValueError(f"adapter {name!r} has an image encoder already.")
     return name
+
+
+def vision_of(model: PreTrainedModel) -> nn.ModuleDict:
+    """The `ImagePrompt` of each adapter that sees, by adapter name."""
+    return getattr(decoder_of(model), "vision", None) or nn.ModuleDict()
 
 
 def image_prompt_of(model: PreTrainedModel, adapter_name: str | None = None) -> ImagePrompt:
@@ -127,41 +67,11 @@ def image_prompt_of(model: PreTrainedModel, adapter_name: str | None = None) -> 
     Raises:
         ValueError: it has none.
     """
-    name = adapter_name or getattr(getattr(model, "adapter_state", None), "active", None)
-    seeing = getattr(model, "vision", {})
+    name = adapter_name or active_adapter(model)
+    seeing = vision_of(model)
     if name not in seeing:
         raise ValueError(
-            f"adapter {name!r} has no image encoder; of this model {sorted(seeing)} have one. "
+            f"adapter {name!r} has no image encoder; {sorted(seeing.keys())} have one. "
             "Call add_vision, or choose another adapter."
         )
     return seeing[name]
-
-
-def _forward_with_images(model_class: type) -> Callable:
-    """The forward of a model class, with `images` among its arguments.
-
-    `generate` refuses arguments that the signature of forward does not list.
-    """
-
-    def forward(self: PreTrainedModel, *args, images: Tensor | None = None, **kwargs):
-        if images is not None and self.adapter_state.active is not None:
-            words = kwargs.get("cache", kwargs.get("past_key_values"))
-            kwargs["image_vector"] = _seen(self, images, words)
-        return model_class.forward(self, *args, **kwargs)
-
-    plain = inspect.signature(model_class.forward)
-    *named, last = plain.parameters.values()
-    argument = inspect.Parameter("images", inspect.Parameter.KEYWORD_ONLY, default=None)
-    forward.__signature__ = plain.replace(parameters=[*named, argument, last])
-    return forward
-
-
-def _seen(model: PreTrainedModel, images: Tensor, words: Cache | None) -> Float[Tensor, "b m"]:
-    """The image vector of these pictures; computed once in a generation, kept with its words."""
-    look = image_prompt_of(model)
-    if not isinstance(words, Cache) or torch.is_grad_enabled():
-        return look(images)
-    seen = getattr(words, "images_seen", None)
-    if seen is None or seen[0] is not images or seen[1] is not look:
-        seen = words.images_seen = images, look, look(images)
-    return seen[2]

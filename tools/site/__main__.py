@@ -56,8 +56,8 @@ def write_source(root: Path, folder: Path) -> None:
         _write_index(index.parent, index.read_text(encoding="utf-8"), inside, ":hidden:")
     shutil.copytree(root / "solutions" / "figures", folder / "figures", dirs_exist_ok=True)
     _write_lessons(root, folder)
-    package = root / "llama_adapter_edu"
-    for name, text in api.api_pages(package, llama_adapter_edu._HOME).items():
+    public = api.public_names(llama_adapter_edu)
+    for name, text in api.api_pages(root / "llama_adapter_edu", public).items():
         _write(folder / "api" / name, text)
     _write_results(root, folder / "results")
     _write(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.course.tasks.digits import (
@@ -25,6 +26,7 @@ from llama_adapter_edu.course.tasks.digits import (
 )
 from llama_adapter_edu.training.config import TrainingConfig, learning_rate_factor
 from llama_adapter_edu.training.loss import answer_loss
+from llama_adapter_edu.vision.attach import vision_of
 
 
 def train_digits(
@@ -50,7 +52,7 @@ def train_digits(
     images, digits = digit_pictures("train")
     questions = questions_about(digits)
     number, texts, states = _texts_below_the_prompts(model, tokenizer, questions)
-    of_vision = [p for p in model.vision.parameters() if p.requires_grad]
+    of_vision = [p for p in vision_of(model).parameters() if p.requires_grad]
     ids = {id(p) for p in of_vision}
     of_prompts = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
     groups = [
@@ -85,7 +87,7 @@ def adapted_layers_alone(model: PreTrainedModel) -> Iterator[None]:
     It then takes `inputs_embeds`: what that layer is given in the whole model. Without a cache.
     """
     decoder = decoder_of(model)
-    layers, lowest = decoder.layers, min(adapter_prompts(model, model.adapter_state.active))
+    layers, lowest = decoder.layers, min(adapter_prompts(model, active_adapter(model)))
     decoder.layers = layers[lowest:]
     try:
         yield
@@ -105,7 +107,7 @@ def _texts_below_the_prompts(
     words = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         states = model(**words, use_cache=False, output_hidden_states=True).hidden_states
-    lowest = min(adapter_prompts(model, model.adapter_state.active))
+    lowest = min(adapter_prompts(model, active_adapter(model)))
     return {(q.text, q.answer): row for row, q in enumerate(different)}, batch, states[lowest]
 
 

@@ -1,0 +1,184 @@
+"""Which adapter acts in a call: one for all rows, one for each row, or none.
+
+    set_adapter(model, "a")            the model's own choice, wherever it is called
+    with use_adapter(model, "b"):      another one in this block, and in this thread or task alone
+    with use_adapter(model, ["a", None, "b"]):    one for each row of the batch, or none
+    with disable_adapter(model):       the base model
+
+What was asked last holds. Each block takes back only what it has asked itself.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from llama_adapter_edu.adapters.config import AdaptionPromptConfig
+from llama_adapter_edu.adapters.decoder import decoder_of, unwrapped
+
+Choice = str | None | tuple[str | None, ...]  # an adapter, the base model, or one of these per row
+
+
+class AdapterState:
+    """The adapters of a decoder: their settings by name, and which of them acts by default."""
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.configs: dict[str, AdaptionPromptConfig] = {}
+        self.active: str | None = None
+        self.number = next(self._numbers)
+
+    def __getstate__(self) -> dict:
+        return {"configs": self.configs, "active": self.active}
+
+    def __setstate__(self, kept: dict) -> None:
+        # A copy is another model: blocks that were opened for this one do not reach it.
+        vars(self).update(kept, number=next(self._numbers))
+
+
+class _Block(NamedTuple):
+    """What one `use_adapter` has asked for. `token` tells equal blocks apart."""
+
+    token: object
+    number: int  # of the AdapterState
+    choice: Choice
+
+
+class _OfThread(threading.local):
+    choices: dict[int, Choice] = {}  # noqa: RUF012  replaced, never changed in place
+
+
+_blocks: ContextVar[tuple[_Block, ...]] = ContextVar("use_adapter", default=())
+_of_thread = _OfThread()
+
+
+def state_of(model: nn.Module) -> AdapterState | None:
+    """What the model knows of its adapters; None if it never had any."""
+    model = unwrapped(model)
+    return (
+        getattr(decoder_of(model), "adapter_state", None) if hasattr(model, "base_model") else None
+    )
+
+
+def acting(state: AdapterState) -> Choice:
+    """Which adapter acts now, in this thread or task.
+
+    torch.compile cannot read a context variable. Compiled models see the thread's newest block, so
+    tasks of one thread must not mix their blocks around a compiled model.
+    """
+    if torch.compiler.is_compiling():
+        return _of_thread.choices.get(state.number, state.active)
+    for block in reversed(_blocks.get()):
+        if block.number == state.number:
+            return block.choice
+    return state.active
+
+
+def active_adapter(model: nn.Module) -> str | None:
+    """The name of the adapter that acts now; None for the base model.
+
+    Raises:
+        ValueError: the rows of a batch have adapters of their own now, so there is no one name.
+    """
+    state = state_of(model)
+    choice = None if state is None else acting(state)
+    if isinstance(choice, tuple):
+        raise ValueError(
+            "each row has an adapter of its own in this use_adapter block. Name the one you mean, "
+            "or leave the block."
+        )
+    return choice
+
+
+@contextmanager
+def use_adapter(model: nn.Module, adapter: str | Sequence[str | None] | None) -> Iterator[None]:
+    """Let another adapter act inside the `with` block, in this thread or asyncio task alone.
+
+    Nothing is moved, and what trains stays as it is.
+
+    Args:
+        adapter: a name; None for the base model; or a name or None for each row of the batch. Their
+            prompts may differ in number and in layers. `generate` may make several rows of each
+            (beams, or `num_return_sequences`); they keep their adapter.
+
+    Raises:
+        ValueError: the model has no adapter of that name, or no names are given. In a call of the
+            model: the batch has another number of rows.
+    """
+    state = state_of(model) or AdapterState()
+    with _block(state, _checked(state, adapter)):
+        yield
+
+
+@contextmanager
+def disable_adapter(model: nn.Module) -> Iterator[None]:
+    """Inside the `with` block, in this thread or task, the model is the base model, bit for bit."""
+    with _block(state_of(model) or AdapterState(), None):
+        yield
+
+
+@contextmanager
+def _block(state: AdapterState, choice: Choice) -> Iterator[None]:
+    token = object()
+    _set((*_blocks.get(), _Block(token, state.number, choice)))
+    try:
+        yield
+    finally:
+        _set(tuple(block for block in _blocks.get() if block.token is not token))
+
+
+def forget_blocks(state: AdapterState, adapter_name: str | None = None) -> None:
+    """Drop what this thread's or task's blocks ask of a model; of one adapter, if it is named."""
+
+    def stays(block: _Block) -> bool:
+        names = block.choice if isinstance(block.choice, tuple) else (block.choice,)
+        return block.number != state.number or adapter_name not in (None, *names)
+
+    _set(tuple(filter(stays, _blocks.get())))
+
+
+def _set(blocks: tuple[_Block, ...]) -> None:
+    _blocks.set(blocks)
+    _of_thread.choices = {block.number: block.choice for block in blocks}
+
+
+def _checked(state: AdapterState, adapter: str | Sequence[str | None] | None) -> Choice:
+    if adapter is None or isinstance(adapter, str):
+        check_names(state, (adapter,))
+        return adapter
+    names = tuple(adapter)
+    if not names:
+        raise ValueError("use_adapter got an empty list. Give a name or None for each row.")
+    check_names(state, names)
+    return names
+
+
+def check_names(state: AdapterState, names: Sequence[str | None]) -> None:
+    """Raise ValueError if the model has no adapter of one of these names."""
+    for name in names:
+        if name is not None and name not in state.configs:
+            raise ValueError(f"no adapter named {name!r}; the model has {sorted(state.configs)}.")
+
+
+def for_rows(choice: Choice, n_rows: int, *, in_generation: bool) -> Choice:
+    """The choice for a batch of `n_rows`; of a single row's adapter where all rows agree.
+
+    Raises:
+        ValueError: names were given for another number of rows.
+    """
+    if not isinstance(choice, tuple):
+        return choice
+    times, rest = divmod(n_rows, len(choice))
+    if rest or (times != 1 and not in_generation):
+        raise ValueError(
+            f"use_adapter names an adapter for each of {len(choice)} rows, but the batch has "
+            f"{n_rows}. Give a name or None for each row."
+        )
+    rows = tuple(name for name in choice for _ in range(times))
+    return rows[0] if len(set(rows)) == 1 else rows

@@ -1,0 +1,151 @@
+"""Proof, before a model is adapted, that its prompts get the keys and values that they should.
+
+Families change keys and values in ways that names do not tell: norms, clips, scales, sharing
+between layers. So each layer is given a few rows in place of its input, on one position, where a
+rotary embedding turns nothing, and what arrives at its attention function is compared.
+"""
+
+from functools import partial
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from llama_adapter_edu.adapters.attach import PROBE
+from llama_adapter_edu.adapters.decoder import compute_device
+from llama_adapter_edu.adapters.keys import layer_keys_values
+
+SIZES = 1.0, 30.0, 1000.0  # of the rows: a clip shows in large ones, a norm in the difference
+
+
+def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
+    """Compare the keys and values of prompts with those of the attached layers.
+
+    Each layer's view also learns its number of query heads. Weights on the meta device have no
+    values to compare; they are believed.
+
+    Args:
+        model: what is called to reach the layers: their decoder, or the model around it.
+        layers: attached attention layers by number, 0 at the bottom.
+
+    Raises:
+        ValueError: a layer makes other keys or values than `layer_keys_values`, or is not reached.
+    """
+    if any(compute_device(attention).type == "meta" for attention in layers.values()):
+        for attention in layers.values():
+            vars(attention.config)["n_query_heads"] = attention.config.num_attention_heads
+        return
+    problems: list[str] = []
+    hooks = []
+    for attention in layers.values():
+        rows: list[Tensor] = []
+        attention.config.hear(partial(_compare, problems, rows))
+        hooks.append(
+            attention.register_forward_pre_hook(partial(_put_rows, rows), with_kwargs=True)
+        )
+    try:
+        _run(model)
+    finally:
+        for hook, attention in zip(hooks, layers.values(), strict=True):
+            hook.remove()
+            attention.config.hear(None)
+    for number, attention in layers.items():
+        if attention.config.n_query_heads is None:
+            problems.append(
+                f"layer {number} ({type(attention).__name__}) does not go through transformers' "
+                "attention interface, so prompts cannot be added to its attention."
+            )
+    if problems:
+        raise ValueError(problems[0])
+
+
+def _run(model: nn.Module) -> None:
+    ids = torch.ones(
+        len(SIZES), 1, dtype=torch.long, device=compute_device(model.get_input_embeddings())
+    )
+    was_training = {module for module in model.modules() if module.training}
+    # bitsandbytes repacks 4-bit weights for good when a model computes in evaluation mode.
+    model.train(any(type(module).__name__ == "Linear4bit" for module in model.modules()))
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    except Exception as error:  # a family that needs more than tokens, or does something unusual
+        raise ValueError(
+            f"{type(model).__name__} could not be run on single tokens to see how it makes its "
+            f"keys and values: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for module in model.modules():
+            module.training = module in was_training
+
+
+def _put_rows(
+    kept: list[Tensor], attention: nn.Module, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
+    """A hook that puts rows of our own in the place of a layer's input, on a position of 0."""
+    hidden = args[0] if args else kwargs["hidden_states"]
+    fixed = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
+    rows = torch.randn(len(SIZES), 1, hidden.shape[-1], generator=fixed)
+    rows = (rows * torch.tensor(SIZES)[:, None, None]).to(hidden)
+    kept.append(rows[:, 0])
+    turn = kwargs.get("position_embeddings")
+    if isinstance(turn, Tensor):
+        kwargs["position_embeddings"] = torch.ones_like(turn)  # complex numbers of length 1
+    elif turn is not None:
+        kwargs["position_embeddings"] = torch.ones_like(turn[0]), torch.zeros_like(turn[1])
+    if args:
+        return (rows, *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": rows}
+
+
+def _hear(
+    attention: nn.Module,
+    query: Float[Tensor, "b h s d"],
+    key: Float[Tensor, "b g t d"],
+    value: Float[Tensor, "b g t d"],
+    *args: object,
+    **kwargs: object,
+) -> tuple[Float[Tensor, "b s h d"], None]:
+    """An attention function that looks at what arrives, and attends to nothing."""
+    attention.config.heard(attention, query, key, value)
+    return torch.zeros_like(query).transpose(1, 2), None
+
+
+def _compare(
+    problems: list[str],
+    rows: list[Float[Tensor, "n m"]],
+    attention: nn.Module,
+    query: Float[Tensor, "n h 1 d"],
+    key: Float[Tensor, "n g 1 d"],
+    value: Float[Tensor, "n g 1 d"],
+) -> None:
+    """Note what is wrong with the prompts. Run in the layer, where sharded weights are whole."""
+    vars(attention.config)["n_query_heads"] = query.shape[1]
+    layer = f"layer {attention.config.number} ({type(attention).__name__})"
+    if key.shape != value.shape:
+        problems.append(
+            f"{layer} has an unusual head layout: its keys are of shape {tuple(key.shape)} and its "
+            f"values of shape {tuple(value.shape)}."
+        )
+        return
+    ours = layer_keys_values(attention, rows[0])
+    for what, theirs, of_prompts in zip(("keys", "values"), (key, value), ours, strict=True):
+        theirs = rearrange(theirs, "n g 1 d -> g n d")
+        if theirs.shape != of_prompts.shape or not _close(theirs, of_prompts):
+            problems.append(
+                f"{layer} makes its {what} in a way that is not understood, so prompts would get "
+                "others than its tokens do. Its parts: "
+                f"{', '.join(name for name, _ in attention.named_children())}."
+            )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to rounding, row by row: rows differ in size."""
+    tolerance = 1e-4 if a.dtype == torch.float32 else 0.02
+    a, b = a.double(), b.double()
+    return bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1) + 1e-6).all())
+
+
+AttentionInterface.register(PROBE, _hear)

@@ -1,0 +1,3 @@
+from .load import load_llama as load_llama
+from .sharded import load_sharded as load_sharded
+from .sharded import shard_base as shard_base

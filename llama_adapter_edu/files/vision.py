@@ -1,0 +1,98 @@
+"""The seeing part of an adapter on disk: `vision_config.json` and `vision_model.safetensors`.
+
+They lie in the adapter's folder, beside its other files. They hold what trains: the projection, and
+the encoder unless it is frozen.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.adapters.decoder import decoder_of
+from llama_adapter_edu.files.download import VISION_FILES
+from llama_adapter_edu.files.safe_files import AdapterFileError, check_tensors, read_safetensors
+from llama_adapter_edu.vision.attach import add_vision, image_prompt_of
+from llama_adapter_edu.vision.image_prompt import ImagePrompt
+
+CONFIG_FILE, WEIGHTS_FILE = VISION_FILES
+FORMAT = "llama_adapter_edu.vision/1"
+
+
+def vision_contents(model: PreTrainedModel, adapter_name: str) -> dict[str, bytes]:
+    """The files of an adapter's image encoder: name -> content."""
+    vision = image_prompt_of(model, adapter_name)
+    trained = vision.trained().items()
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in trained}
+    settings = {"format": FORMAT, **_settings(vision.encoder, decoder_of(model).config.hidden_size)}
+    return {
+        WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
+        CONFIG_FILE: (json.dumps(settings, indent=2) + "\n").encode(),
+    }
+
+
+def read_vision(
+    model: PreTrainedModel, folder: Path, encoder: nn.Module | None
+) -> dict[str, Tensor] | None:
+    """The saved numbers for this encoder, checked; None if the adapter in the folder does not see.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        AdapterFileError: a file is corrupt, or is for another encoder or another base model.
+        ValueError: the adapter sees and no encoder is given, or the other way round.
+    """
+    if not any((folder / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        if encoder is None:
+            return None
+        raise ValueError(f"the adapter in {folder} was saved without an image encoder.")
+    if encoder is None:
+        raise ValueError(
+            f"the adapter in {folder} sees pictures. Pass the kind of encoder that it was trained "
+            f"with: encoder={_read_settings(folder / CONFIG_FILE).get('encoder', '...')}(...)."
+        )
+    width = decoder_of(model).config.hidden_size
+    saved, here = _read_settings(folder / CONFIG_FILE), _settings(encoder, width)
+    if different := [name for name in here if saved.get(name) != here[name]]:
+        listed = ", ".join(f"{n} {saved.get(n)!r}, here it is {here[n]!r}" for n in different)
+        raise AdapterFileError(f"{folder} was made for something else: {listed}.")
+    tensors = read_safetensors(folder / WEIGHTS_FILE)
+    expected = ImagePrompt(encoder, width).trained().items()
+    check_tensors(folder / WEIGHTS_FILE, tensors, {n: tuple(p.shape) for n, p in expected})
+    return tensors
+
+
+def put_vision(
+    model: PreTrainedModel, tensors: dict[str, Tensor], encoder: nn.Module, adapter_name: str
+) -> None:
+    """Give an adapter of the model this encoder with the numbers that `read_vision` has read."""
+    add_vision(model, encoder, adapter_name)
+    with torch.no_grad():
+        for name, parameter in image_prompt_of(model, adapter_name).trained().items():
+            parameter.copy_(tensors[name])
+
+
+def _settings(encoder: nn.Module, model_width: int) -> dict:
+    """What the saved numbers depend on, as JSON gives it back."""
+    return {
+        "encoder": type(encoder).__name__,
+        "image_shape": list(encoder.image_shape),
+        "feature_widths": list(encoder.feature_widths),
+        "hidden_size": model_width,
+    }
+
+
+def _read_settings(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"no image encoder in {path.parent}: {path.name} is missing.")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise AdapterFileError(
+            f"{path} is not the settings file written by save_adapter: {error!r}."
+        ) from error
+    return settings
