@@ -44,6 +44,7 @@ class LayerView:
         state: the decoder's adapters.
         number: of the layer, 0 at the bottom.
         n_query_heads: of the layer (h); its attention function tells it (see `probe.py`).
+        key_scale: by which the rotary embedding multiplies keys on every position (YaRN).
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class LayerView:
         state: AdapterState,
         number: int,
         n_query_heads: int | None = None,
+        key_scale: float = 1.0,
     ) -> None:
         vars(self).update(base=base, state=state, number=number, heard=None)
-        vars(self).update(n_query_heads=n_query_heads)
+        vars(self).update(n_query_heads=n_query_heads, key_scale=key_scale)
 
     def hear(self, heard: Callable | None) -> None:
         """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
@@ -73,7 +75,7 @@ class LayerView:
         setattr(self.base, name, value)
 
     def __reduce__(self) -> tuple:
-        return LayerView, (self.base, self.state, self.number, self.n_query_heads)
+        return LayerView, (self.base, self.state, self.number, self.n_query_heads, self.key_scale)
 
 
 class _AsBefore:

@@ -31,9 +31,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """The stack of decoder layers inside a model with a head, or inside a multi-modal one."""
     base = model.base_model
-    return next(
-        (getattr(base, n) for n in ("language_model", "decoder", "model") if hasattr(base, n)), base
-    )
+    names = ("language_model", "text_model", "decoder", "model")
+    return next((getattr(base, name) for name in names if hasattr(base, name)), base)
 
 
 def attention_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -86,8 +85,8 @@ def check_uncut(layers: list[nn.Module]) -> None:
         if any(hasattr(parameter, "placements") for parameter in attention.parameters()):
             raise ValueError(
                 f"the weights of layer {number} are cut into pieces, one for each process. Load "
-                "the model without a tensor-parallel plan (tp_plan), add the adapters to the whole "
-                "model, and then call shard_base(model) if it must be spread over several GPUs."
+                "the model without a tensor-parallel plan (tp_plan). If it must be spread over "
+                "several GPUs: load_llama(name, shard=True), then add the adapters."
             )
 
 

@@ -18,13 +18,17 @@ def layer_keys_values(
     What comes before and after the projections differs between models: biases, a norm over all
     heads at once (OLMo 2) or head by head (Qwen 3, Gemma 3), a norm of the values (Gemma 4), a
     clip (OLMo). Prompts' keys meet the same queries as tokens' keys, so they go the same way. Only
-    the rotary embedding is left out: prompts have no position.
+    the turn of the rotary embedding is left out: prompts have no position. Where it also scales
+    (YaRN), an adapted layer knows by how much.
     """
     pair = prompt_keys_values(prompts, *_projections(attention), attention.head_dim)
     norms = _first(attention, KEY_NORMS), _first(attention, VALUE_NORMS)
     key, value = (_normed(x, norm) for x, norm in zip(pair, norms, strict=True))
     clip = getattr(attention.config, "clip_qkv", None)
-    return (key, value) if clip is None else (key.clamp(-clip, clip), value.clamp(-clip, clip))
+    if clip is not None:
+        key, value = key.clamp(-clip, clip), value.clamp(-clip, clip)
+    scale = getattr(attention.config, "key_scale", 1.0)
+    return (key, value) if scale == 1 else (scale * key, value)
 
 
 def _first(attention: nn.Module, names: tuple[str, ...]) -> nn.Module | None:

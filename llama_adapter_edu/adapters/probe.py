@@ -34,8 +34,10 @@ def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
         ValueError: a layer makes other keys or values than `layer_keys_values`, or is not reached.
     """
     if any(compute_device(attention).type == "meta" for attention in layers.values()):
+        scale = getattr(getattr(model, "rotary_emb", None), "attention_scaling", 1.0)
         for attention in layers.values():
-            vars(attention.config)["n_query_heads"] = attention.config.num_attention_heads
+            heads = attention.config.num_attention_heads
+            vars(attention.config).update(n_query_heads=heads, key_scale=scale)
         return
     problems: list[str] = []
     hooks = []
@@ -84,17 +86,15 @@ def _run(model: nn.Module) -> None:
 def _put_rows(
     kept: list[Tensor], attention: nn.Module, args: tuple, kwargs: dict
 ) -> tuple[tuple, dict]:
-    """A hook that puts rows of our own in the place of a layer's input, on a position of 0."""
+    """A hook that puts rows of our own in the place of a layer's input."""
     hidden = args[0] if args else kwargs["hidden_states"]
     fixed = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
     rows = torch.randn(len(SIZES), 1, hidden.shape[-1], generator=fixed)
     rows = (rows * torch.tensor(SIZES)[:, None, None]).to(hidden)
     kept.append(rows[:, 0])
     turn = kwargs.get("position_embeddings")
-    if isinstance(turn, Tensor):
-        kwargs["position_embeddings"] = torch.ones_like(turn)  # complex numbers of length 1
-    elif turn is not None:
-        kwargs["position_embeddings"] = torch.ones_like(turn[0]), torch.zeros_like(turn[1])
+    if isinstance(turn, tuple):  # (cos, sin); on position 0 a cosine is 1, unless it is scaled
+        vars(attention.config)["key_scale"] = turn[0].flatten()[0].item()
     if args:
         return (rows, *args[1:]), kwargs
     return args, kwargs | {"hidden_states": rows}
