@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
 
 TEXTS = "input_ids", "inputs_embeds"
+IN_THREADS = "generate_batch", "init_continuous_batching"
 
 
 class Call:
@@ -84,6 +85,24 @@ class Generate:
             return self.__wrapped__(*args, **kwargs)
         finally:
             of_thread.generation = outer
+
+
+class InThreadOfItsOwn:
+    """A method of the model, as `generate_batch`, that answers in a thread which it starts itself.
+
+    Blocks of the caller's thread do not reach that one, so inside such a block it is refused.
+    """
+
+    def __init__(self, model: PreTrainedModel, state: AdapterState, name: str) -> None:
+        self.model, self.state, self.name = model, state, name
+
+    def __call__(self, *args, **kwargs):
+        if acting(self.state) != self.state.active:
+            raise ValueError(
+                f"{self.name} answers in a thread of its own, which this use_adapter or "
+                "disable_adapter block does not reach. Choose with set_adapter(model, name)."
+            )
+        return getattr(type(self.model), self.name)(self.model, *args, **kwargs)
 
 
 def hand_calls_to_layers(decoder: nn.Module) -> None:

@@ -4,6 +4,7 @@ Where they attach is in `attach.py`; what they compute is in `method/gated_promp
 """
 
 import re
+from functools import partial
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -19,7 +20,12 @@ from llama_adapter_edu.adapters.decoder import (
     decoder_of,
     unwrapped,
 )
-from llama_adapter_edu.adapters.generation import Generate, hand_calls_to_layers
+from llama_adapter_edu.adapters.generation import (
+    IN_THREADS,
+    Generate,
+    InThreadOfItsOwn,
+    hand_calls_to_layers,
+)
 from llama_adapter_edu.adapters.probe import probe
 from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 
@@ -99,6 +105,8 @@ def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
         decoder.adapter_state = state
         hand_calls_to_layers(decoder)
         model.generate = Generate(model, state)
+        for name in filter(partial(hasattr, type(model)), IN_THREADS):
+            setattr(model, name, InThreadOfItsOwn(model, state, name))
 
 
 def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_layers: int) -> None:
