@@ -14,6 +14,7 @@ go to `results/mixed_adapters.json`.
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shape", choices=["course", "tiny"], default="course")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=measure.RESULTS / "mixed_adapters.json")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, names = model_of(options.shape, device), [f"a{n}" for n in range(len(LENGTHS))]
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         record["tokens_per_second"] = round(1e3 * n_tokens / record["median_ms"], 1)
     measure.print_table(records, ["shape", "way", "median_ms", "tokens_per_second"])
     print("mixed and one by one give the same tokens:", same)
-    measure.keep(measure.RESULTS / "mixed_adapters.json", records)
+    measure.keep(options.output, records)
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.measure import RESULTS
+from benchmarks.report_more import mixed_adapters, several_gpus
 from benchmarks.report_speed import speed, trials
 from tools.marked import replace_marked
 
@@ -119,7 +120,9 @@ def for_docs() -> str:
     """All results; links lead from docs/ to the files."""
     stored = read(STORED, "quality", "vision")
     timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings", "time_to_95")
-    parts = quality(stored["quality"]), vision(stored["vision"]), speed(timed)
+    more = read(RESULTS, "several_gpus", "mixed_adapters")
+    parts = [quality(stored["quality"]), vision(stored["vision"]), speed(timed)]
+    parts += [several_gpus(more["several_gpus"]), mixed_adapters(more["mixed_adapters"])]
     text = "\n\n".join("\n".join(part) for part in parts)
     return re.sub(r"\]\((?!https?:)", "](../", text)
 

@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=demo.batch_size)
     parser.add_argument("--seed", type=int, default=demo.seed)
     parser.add_argument("--test-rows", type=int, default=100)
+    parser.add_argument("--adapter-layers", type=int, help="default: as the demo")
     parser.add_argument("--every", type=int, default=10, help="steps between answers")
     parser.add_argument("--model", help="folder of another model")
     parser.add_argument("--version", default="now", help="what the results call this version")
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = home_commands("train", options.steps * options.batch_size, seed=options.seed)
     test = home_commands("test", options.test_rows, seed=options.seed)
     set_seed(options.seed)
-    prompts = AdaptionPromptConfig(demo.adapter_len, demo.adapter_layers, init_std=demo.init_std)
+    prompts = AdaptionPromptConfig(demo.adapter_len, options.adapter_layers, init_std=demo.init_std)
     add_adaption_prompts(model, prompts)
     config = the_loop.TrainingConfig(
         options.steps, options.batch_size, demo.learning_rate, seed=options.seed
@@ -93,12 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
                 parameter.copy_(at["prompts"][name])
         answers = generate_answers(model, tokenizer, test, max_new_tokens=longest)
         share = exact_match(answers, test["output"])
-        record["shares"].append([at["step"], round(at["seconds"], 1), share])
+        record["shares"].append([at["step"], round(at["seconds"], 3), share])
         print(f"step {at['step']:4}  {at['seconds']:6.1f} s  {share:6.1%} right", flush=True)
         if share >= GOAL:
-            record |= {"goal_step": at["step"], "goal_seconds": round(at["seconds"], 1)}
+            record |= {"goal_step": at["step"], "goal_seconds": round(at["seconds"], 3)}
             break
-    record["training_seconds"] = round(kept[-1]["seconds"], 1)
+    record["training_seconds"] = round(kept[-1]["seconds"], 3)
     measure.keep(options.output, [record])
     return 0
 

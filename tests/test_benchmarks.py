@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decode, measure, paper_run, savings, time_to_95, train_step, trials
+from benchmarks import (
+    decode,
+    measure,
+    mixed_adapters,
+    paper_run,
+    savings,
+    time_to_95,
+    train_step,
+    trials,
+)
 from benchmarks.methods import BASE, FULL, LORA, OURS, PEFTS, SHAPES, Base, prepare, step_flops
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
@@ -103,8 +112,8 @@ def test_the_highest_memory_is_found_even_if_it_is_free_again():
 
 def test_trials_compute_the_same_and_are_timed(tmp_path):
     query, key, value = torch.randn(2, 6, 5, 8), torch.randn(6, 3, 8), torch.randn(6, 3, 8)
-    expected = attend_to_heads(query, key, value, 0.3)
-    torch.testing.assert_close(trials.matrix_products(query, key, value, 0.3), expected)
+    expected = attend_to_heads(query, key, value, scale=0.3)
+    torch.testing.assert_close(trials.matrix_products(query, key, value, scale=0.3), expected)
     path = tmp_path / "trials.json"
     options = ["--shapes", "tiny", "--cpu", "--rounds", "2", "--new-tokens", "2"]
     trials.main([*options, "--output", str(path)])
@@ -132,3 +141,11 @@ def test_the_time_to_a_goal_ends_with_the_step_that_reaches_it(
     seconds = [second for _, second, _ in record["shares"]]
     assert 0 < seconds[0] <= seconds[-1] <= record["training_seconds"]
     assert record.get("goal_step") == (1 if looked_at == 1 else None)
+
+
+def test_a_mixed_batch_gives_the_same_tokens_as_its_rows_one_by_one(tmp_path):
+    path = tmp_path / "mixed.json"
+    options = ["--shape", "tiny", "--new-tokens", "3", "--rounds", "1", "--output", str(path)]
+    assert mixed_adapters.main(options) == 0
+    assert [record["way"] for record in records(path)][:2] == ["mixed", "one by one"]
+    assert all(record["same_tokens_mixed_and_one_by_one"] for record in records(path))
