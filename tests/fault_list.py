@@ -309,7 +309,7 @@ FAULTS = [
         'f"{indent}pass"',
         "test_build.py -k solutions",
     ),
-    Fault("tools/names.py", "elif name not in stored:", "else:", "test_build.py -k refused"),
+    Fault("tools/names.py", "elif name not in bound:", "else:", "test_build.py -k refused"),
     Fault(
         "tools/code_rules.py",
         "if len(set(found)) < ANSWERS:",

@@ -383,5 +383,4 @@ NAMES = {
 
 @pytest.mark.parametrize(("source", "expected"), NAMES.items(), ids=NAMES)
 def test_names_that_a_cell_expects_and_binds(source, expected):
-    bound = {name for event, name in names.events(source) if event == names.STORE}
-    assert (names.loaded_before_stored(source), bound) == expected
+    assert (names.loaded_before_stored(source), names.stored(source)) == expected

@@ -102,7 +102,7 @@ def needed_cells(lesson: Lesson) -> list[int]:
         if cell.cell_type != "code":
             continue
         source = solve(cell.source)
-        bound = {name for event, name in names.events(source) if event == names.STORE}
+        bound = names.stored(source)
         if number in own or bound & wanted:
             needed.append(number)
             wanted = (wanted - bound) | names.loaded_before_stored(source)

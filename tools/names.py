@@ -18,13 +18,18 @@ def events(source: str) -> list[tuple[str, str]]:
     return visitor.events
 
 
+def stored(source: str) -> set[str]:
+    """The names that a cell binds."""
+    return {name for event, name in events(source) if event == STORE}
+
+
 def loaded_before_stored(source: str) -> set[str]:
     """The names that a cell expects from the cells above."""
-    stored, expected = set(), set()
+    bound, expected = set(), set()
     for event, name in events(source):
         if event == STORE:
-            stored.add(name)
-        elif name not in stored:
+            bound.add(name)
+        elif name not in bound:
             expected.add(name)
     return expected
 
