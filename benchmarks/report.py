@@ -70,7 +70,7 @@ def against_lora(stored: dict) -> str:
 
 
 def quality(stored: dict) -> list[str]:
-    """The ways side by side, and what the profiles of lesson 10 reach."""
+    """The ways side by side, and what the profiles of lesson 11 reach."""
     about, runs = stored["conditions"], stored["runs"]
     bar, style, t4 = (
         values(runs, part, OURS, name)
@@ -87,7 +87,7 @@ def quality(stored: dict) -> list[str]:
         "[quality.json](llama_adapter_edu/course/results/quality.json), written by "
         "[`python -m benchmarks.quality`](benchmarks/quality.py).",
         "",
-        f"With the `gpu` profile of lesson 10 (200 steps, base in bfloat16): {mean(bar):.1%} exact "
+        f"With the `gpu` profile of lesson 11 (200 steps, base in bfloat16): {mean(bar):.1%} exact "
         f"match (mean of {len(bar)} seeds, at most {slowest:.0f} s of training); the second "
         f"expert writes {mean(style):.1%} of its answers in a telegram's style. With the `t4` "
         f"profile (base in float16), on the same card: {mean(t4):.1%}.",

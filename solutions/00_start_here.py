@@ -5,7 +5,7 @@
 #
 # At the end you have
 #
-# * seen a real Llama fail at a small task that it will master in lesson 10,
+# * seen a real Llama fail at a small task that it will master in lesson 11,
 # * the idea of LLaMA-Adapter in one picture,
 # * solved and checked your first exercise.
 #
@@ -286,7 +286,7 @@ print(f"LLaMA-7B: {llama_7b:,} numbers to learn")
 # | promise | in the paper, with LLaMA-7B | you tick it in |
 # |---|---|---|
 # | few parameters | 1.2 million learnt; Alpaca trained all 7 billion | now; lesson 06 counts them in a real model |
-# | fast | 1 hour on 8 A100 GPUs, Alpaca 3 hours | lesson 10 |
+# | fast | 1 hour on 8 A100 GPUs, Alpaca 3 hours | lesson 11 |
 # | expertise to plug in | a file of 4.7 MB for a task, next to one Llama of 13 GB | lessons 06 and 10 |
 # | several modalities | answers 85.19 % of ScienceQA's questions, many of them with pictures | lesson 09 |
 #

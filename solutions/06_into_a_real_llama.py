@@ -1039,7 +1039,7 @@ for name, model in {"LLaMA-7B": llama_7b, "the course's Llama": llama}.items():
 # ## A few steps
 #
 # Does it learn? The task: turn a command for a home into JSON. Lesson 07 looks at these data, and
-# lesson 10 does the full training. Eight steps of four commands are enough to see the loss fall. It
+# lesson 11 does the full training. Eight steps of four commands are enough to see the loss fall. It
 # is measured on four other commands, with rooms and phrasings that never occur in training.
 
 # %%

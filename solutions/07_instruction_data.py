@@ -1306,7 +1306,7 @@ plt.show()
 # <details><summary>Answer</summary>
 #
 # 1.5: (300 · 1.0 + 100 · 3.0) / 400. The mean of the two losses would be 2.0. Whoever splits a
-# batch into smaller ones has to count the tokens, as lesson 10 does.
+# batch into smaller ones has to count the tokens, as lesson 11 does.
 #
 # </details>
 #

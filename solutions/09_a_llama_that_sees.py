@@ -1025,7 +1025,7 @@ print("what learns beside the prompts:", *learns)
 # * `image_keys_values` and `attend_row_by_row`: keys and values for each row, and attention to them,
 # * a Llama that names digits it never saw, with all of its own numbers frozen.
 #
-# **Next, lesson 10:** the full training, on a GPU if you have one.
+# **Next, lesson 11:** the full training, on a GPU if you have one.
 #
 # ## To think about
 #

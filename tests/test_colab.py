@@ -150,7 +150,7 @@ def test_a_gpu_lesson_asks_for_a_gpu(tmp_path):
     assert make_notebook(lesson).metadata["accelerator"] == "GPU"
     assert make_notebook(lesson).metadata["colab"] == {"gpuType": "T4"}
     assert machine(lesson.settings, 90) == {}
-    assert read_settings(course.ROOT).gpu_lessons == (10,)
+    assert read_settings(course.ROOT).gpu_lessons == (11,)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

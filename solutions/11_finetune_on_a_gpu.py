@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Lesson 10: Fine-tune a Llama on a GPU
+# # Lesson 11: Fine-tune a Llama on a GPU
 #
 # *60 minutes. Needs lessons 06 and 07.*
 #
@@ -147,7 +147,7 @@ print("numbers that train:", count_parameters(small_llama())[0])
 # AdamW knows nothing about the gradients yet. Then it falls like half a cosine to 0.
 
 # %% [markdown] tags=["card"]
-# ### Exercise 10.1 · The rate at each step
+# ### Exercise 11.1 · The rate at each step
 #
 # *easy ●○○ · 8 minutes*
 #
@@ -199,7 +199,7 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
 
 # %% tags=["check"]
 @check(
-    "10.1",
+    "11.1",
     "real_learning_rate",
     "learning_rate_factor",
     base=[9e-3, 4e-3],
@@ -405,7 +405,7 @@ print(f"mean over all tokens:   {sum(sums) / sum(counts):.3f}")
 # step. `answer_loss_sum(model, batch)` gives you sum and number for a micro-batch.
 
 # %% [markdown] tags=["card"]
-# ### Exercise 10.2 · Accumulate gradients
+# ### Exercise 11.2 · Accumulate gradients
 #
 # *medium ●●○ · 12 minutes*
 #
@@ -457,7 +457,7 @@ def accumulate(
 
 
 # %% tags=["check"]
-@check("10.2", "accumulate", lengths=[[(1, 2), (6,), (3, 5)], [(4,), (1, 1, 2)]])
+@check("11.2", "accumulate", lengths=[[(1, 2), (6,), (3, 5)], [(4,), (1, 1, 2)]])
 def _(lengths):
     model, parts = small_llama(), [small_batch(*batch) for batch in lengths]
     sums, counts = zip(*(answer_loss_sum(model, part) for part in parts), strict=True)
@@ -635,7 +635,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 # skip the step and take a smaller factor from there on.
 
 # %% [markdown] tags=["card"]
-# ### Exercise 10.3 · An update with unscaling
+# ### Exercise 11.3 · An update with unscaling
 #
 # *medium ●●○ · 12 minutes*
 #
@@ -690,7 +690,7 @@ def update(optimizer: torch.optim.Optimizer, max_grad_norm: float, scale: float 
 
 
 # %% tags=["check"]
-@check("10.3", "update")
+@check("11.3", "update")
 def _():
     def after_update(gradient: list[float], limit: float, scale: float) -> tuple:
         """A parameter of [1, 1, 1] after an update with SGD at rate 1, and what else there is."""
@@ -881,7 +881,7 @@ for name, forget_at in {"kept": None, "forgotten at step 3": 3}.items():
 # `torch.load(path, weights_only=True)` reads tensors, numbers and containers, and refuses the rest.
 
 # %% [markdown] tags=["card"]
-# ### Exercise 10.4 · Save and go on
+# ### Exercise 11.4 · Save and go on
 #
 # *hard ●●● · 15 minutes*
 #
@@ -936,7 +936,7 @@ def load_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 # %% tags=["check"]
-@check("10.4", "save_run", "load_run")
+@check("11.4", "save_run", "load_run")
 def _():
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     path = Path(folder.name, "run.pt")
@@ -1415,7 +1415,7 @@ print(f"slowest training of the profile gpu: {max(seconds_of_three):.0f} s")
 # This is **data parallel** training: each process holds the whole Llama and works on its share of
 # each step's 32 rows. Gradients of 173,070 numbers are all that travels: one sum over all processes
 # a step. `batch_size` counts the rows of *all* processes, and every token weighs the same, as in
-# exercise 10.2. So two processes learn what one learns; a test of the course runs both and compares
+# exercise 11.2. So two processes learn what one learns; a test of the course runs both and compares
 # the losses. Measured on four H100 with the shape of LLaMA-7B: 3.9 times the tokens per second of
 # one.
 #
