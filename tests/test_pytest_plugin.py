@@ -1,6 +1,7 @@
 """The report of `pytest --nbval`: for learners, in words; and nothing in other runs."""
 
 import copy
+import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -311,3 +312,9 @@ def test_cells_are_the_same_whatever_a_formatter_does():
     mine = "@check('91.1', 'one', )\ndef _():  # a comment\n\n    assert (one() == 1)\n"
     assert exercises.cell_digest(mine) == exercises.cell_digest(ONE)
     assert exercises.cell_digest(TWO) != exercises.cell_digest(ONE)
+
+
+def test_a_kernel_that_gives_no_answer_is_told_in_words():
+    (row,) = progress.judge([("91.1", ["slow"])], 1, "failed", queue.Empty())
+    assert row.status == "not judged"
+    assert "--cov=FOLDER" in row.reason

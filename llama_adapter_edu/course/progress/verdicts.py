@@ -1,6 +1,7 @@
 """What a run of `pytest --nbval` says about each exercise; `tables.py` writes it down."""
 
 import json
+import queue
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ IN_EXERCISE = "in exercise"  # a broken cell whose check tells about it
 QUIET = ("wrong", "not attempted", "not judged", IN_EXERCISE)  # the table says it all
 
 DEAD = "the kernel died: it ran out of memory, or the cell ended the process"
+NO_ANSWER = (
+    "the notebook's kernel did not answer in time. Is the machine very busy? With --cov, say what "
+    "to measure: --cov=FOLDER"
+)
 DEAD_BEFORE = "the kernel had died in an earlier cell"
 TIMED_OUT = "the cell ran out of time: an endless loop?"
 DIFFERS = "it prints or shows something else than the output stored in the notebook"
@@ -109,6 +114,8 @@ def _reason(error: BaseException | None, trace: str) -> str:
         return f"{DIFFERS}{next(causes, '')}"
     if "StdinNotImplementedError" in trace:
         return TYPES
+    if isinstance(error, queue.Empty):
+        return NO_ANSWER
     if not lines:
         return message or type(error).__name__
     at = CELL_LINE.search(trace)
