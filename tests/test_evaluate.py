@@ -154,3 +154,26 @@ def test_what_the_template_writes_in_front_of_an_answer_is_no_part_of_it(model, 
     model.generate = lambda input_ids, **_: torch.cat([input_ids, torch.tensor([said])], dim=1)
     assert generate_answers(model, tokenizer, ROWS[:1], max_new_tokens=40) == ["hi"]
     assert longest_answer(ROWS[:1], tokenizer) == len(said) + 1
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKING])
+def test_answers_that_cannot_be_right_any_more_are_cut_and_right_ones_stay(tiny, template):
+    tokenizer = byte_tokenizer(template)
+    tokenizer.pad_token = "<s>"
+    model = tiny(vocab_size=len(tokenizer), initializer_range=0.7)
+    rows = [{"instruction": f"Say {n} é", "input": "", "output": "?"} for n in range(8)]
+    settings = {"max_new_tokens": 24, "batch_size": 3}
+    full = generate_answers(model, tokenizer, rows, **settings)
+    # Every second row expects what the model says; the others something else after some letters.
+    expected = [
+        text if n % 2 else text[: n // 2] + "\N{SNOWMAN}" + text for n, text in enumerate(full)
+    ]
+    scored = generate_answers(model, tokenizer, rows, expected=expected, **settings)
+    for n in range(8):
+        assert (scored[n] == expected[n]) == (full[n] == expected[n]) == bool(n % 2)
+        assert scored[n] == full[n] if n % 2 else len(scored[n]) < len(full[n])
+
+
+def test_each_row_needs_its_expected_answer(model, tokenizer):
+    with pytest.raises(ValueError, match="1 expected answers for 2 rows"):
+        generate_answers(model, tokenizer, ROWS, max_new_tokens=2, expected=["hi"])

