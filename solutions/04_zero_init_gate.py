@@ -65,8 +65,8 @@ print(f"loss of the bare Llama on 4 commands: {bare.loss:.2f}")
 # `collate` puts several into one batch; lesson 07 opens both. The loss says how surprised the Llama
 # is by the right answers. Four commands are enough for this lesson.
 #
-# Now put 10 random prompts into each of the 30 layers. In lesson 03 they shouted: what a word read
-# from them was more than ten times as long as what it read from the words. So turn them down: draw
+# Now put 10 random prompts into each of the 30 layers. In lesson 03 they shouted: what a token read
+# from them was more than ten times as long as what it read from the tokens. So turn them down: draw
 # a random number for each head, multiply what the prompts add there by the tanh of it, and let the
 # random numbers grow from 0 to size 1.
 
@@ -151,7 +151,7 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # Multiply what each head reads from the prompts by `activation(gate)` of that head. A gate with
 # one element serves all heads. Give the result the dtype of `prompt_attention`'s result.
 #
-# ![The query meets words and prompts apart. Words: scores, softmax over t, word values. Prompts:
+# ![The query meets tokens and prompts apart. Tokens: scores, softmax over t, token values. Prompts:
 # scores, softmax over p, times tanh of the gate, prompt values. Both are added and go through
 # output_layer](figures/04_gate.svg)
 #
@@ -199,7 +199,7 @@ def gated_prompt_attention(
 # %% tags=["check"]
 @check("4.1", "gated_prompt_attention", b=[2, 3], g=[3, 2], r=[4, 5])
 def _(b, g, r):
-    # 5 words, 7 prompts, d = 8
+    # 5 tokens, 7 prompts, d = 8
     inputs = torch.randn(b, g * r, 5, 8), torch.randn(g, 7, 8), torch.randn(g, 7, 8)
     gate = torch.randn(g * r)
 
@@ -365,8 +365,8 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 #
 # ## Equation 7 as it is printed
 #
-# The paper writes it in another way. It lays all scores of a word side by side, and then all its
-# weights: those of the prompts, times the gate, and those of the words. Equations 6 to 8, with our
+# The paper writes it in another way. It lays all scores of a token side by side, and then all its
+# weights: those of the prompts, times the gate, and those of the tokens. Equations 6 to 8, with our
 # names:
 #
 # ```
@@ -378,13 +378,13 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # What do the weights sum to?
 
 # %% [markdown] tags=["card"]
-# ### Exercise 4.2 · All weights of a word
+# ### Exercise 4.2 · All weights of a token
 #
 # *medium ●●○ · 8 minutes*
 #
 # From both kinds of scores, make the weights of equation 7: the prompts' own softmax times
-# tanh(gate) of the head, then the words' causal softmax. Lay them side by side, the prompts
-# first. There may be fewer queries than words (s < t): they are the last ones.
+# tanh(gate) of the head, then the tokens' causal softmax. Lay them side by side, the prompts
+# first. There may be fewer queries than tokens (s < t): they are the last ones.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -394,7 +394,7 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # </details>
 # <details><summary>Hint 2: axes</summary>
 #
-# The gate has the axis `h`. Prompts' weights are `b h s p`, words' weights `b h s t`. They are
+# The gate has the axis `h`. Prompts' weights are `b h s p`, tokens' weights `b h s t`. They are
 # joined along the last axis.
 #
 # </details>
@@ -411,7 +411,7 @@ def gated_attention_weights(
     scores_bhst: Float[Tensor, "b h s t"],
     gate: Float[Tensor, "h"],
 ) -> Float[Tensor, "b h s pt"]:
-    """Equation 7: [softmax(prompt scores) * tanh(gate), causal softmax(word scores)]."""
+    """Equation 7: [softmax(prompt scores) * tanh(gate), causal softmax(token scores)]."""
     ### BEGIN SOLUTION
     # ~ opening = ...
     opening = rearrange(torch.tanh(gate), "h -> h 1 1")
@@ -431,58 +431,58 @@ def gated_attention_weights(
     p=[7, 2, 5],
 )
 def _(b, h, s, t, p):
-    for_prompts, for_words, gate = torch.randn(b, h, s, p), torch.randn(b, h, s, t), torch.randn(h)
+    for_prompts, for_tokens, gate = torch.randn(b, h, s, p), torch.randn(b, h, s, t), torch.randn(h)
 
     right = torch.zeros(b, h, s, p + t)  # head after head, query after query
     for head in range(h):
         right[:, head, :, :p] = math.tanh(gate[head]) * for_prompts[:, head].softmax(-1)
         for i in range(s):
             seen = slice(t - s + i + 1)
-            right[:, head, i, p:][..., seen] = for_words[:, head, i, seen].softmax(-1)
+            right[:, head, i, p:][..., seen] = for_tokens[:, head, i, seen].softmax(-1)
 
     opening = rearrange(gate.tanh(), "h -> h 1 1")
-    alone, words = for_prompts.softmax(-1), right[..., p:]  # not gated
-    joint = causal_softmax(torch.cat([for_prompts, for_words], -1))
-    first = for_words.masked_fill(torch.ones(s, t).tril() == 0, float("-inf")).softmax(-1)
+    alone, tokens = for_prompts.softmax(-1), right[..., p:]  # not gated
+    joint = causal_softmax(torch.cat([for_prompts, for_tokens], -1))
+    first = for_tokens.masked_fill(torch.ones(s, t).tril() == 0, float("-inf")).softmax(-1)
     mistakes = {
         "the gate should multiply the softmax, not the scores": [
             (opening * for_prompts).softmax(-1),
-            words,
+            tokens,
         ],
         "this is one softmax over both; take two": [joint],
         "this is one softmax over both; take two before the gate comes in": [
             opening * joint[..., :p],
             joint[..., p:],
         ],
-        "the gate is for the prompts only; words keep their weights": [
+        "the gate is for the prompts only; tokens keep their weights": [
             opening * alone,
-            opening * words,
+            opening * tokens,
         ],
-        "the gate is for the prompts, not for the words": [alone, opening * words],
-        "the gate is not used": [alone, words],
+        "the gate is for the prompts, not for the tokens": [alone, opening * tokens],
+        "the gate is not used": [alone, tokens],
         "the tanh is missing: the prompts are as loud as the bare gate": [
             gate[:, None, None] * alone,
-            words,
+            tokens,
         ],
-        "words see later words: use causal_softmax": [opening * alone, for_words.softmax(-1)],
+        "tokens see later tokens: use causal_softmax": [opening * alone, for_tokens.softmax(-1)],
         "prompts have no causal mask: use a plain softmax": [
             opening * causal_softmax(for_prompts),
-            words,
+            tokens,
         ],
-        "the prompts' softmax is missing": [opening * for_prompts, words],
-        "put the prompts first": [words, opening * alone],
-        f"the {s} queries are the last of the {t} words, not the first": [opening * alone, first],
+        "the prompts' softmax is missing": [opening * for_prompts, tokens],
+        "put the prompts first": [tokens, opening * alone],
+        f"the {s} queries are the last of the {t} tokens, not the first": [opening * alone, first],
         "leave the sum as it is: the weights add up to 1 + tanh(gate)": [
             right / right.sum(-1, keepdim=True)
         ],
     }
     values = {sentence: torch.cat(parts, dim=-1) for sentence, parts in mistakes.items()}
     mistakes = {sentence: x for sentence, x in values.items() if not torch.allclose(x, right)}
-    mine = gated_attention_weights(for_prompts, for_words, gate)
+    mine = gated_attention_weights(for_prompts, for_tokens, gate)
     assert_close(mine, right, "b h s n", mistakes=mistakes)
-    assert_gradients(gated_attention_weights, for_prompts, for_words, gate)
+    assert_gradients(gated_attention_weights, for_prompts, for_tokens, gate)
     what = "with closed gates"
-    assert_gradients(gated_attention_weights, for_prompts, for_words, 0 * gate, what=what)
+    assert_gradients(gated_attention_weights, for_prompts, for_tokens, 0 * gate, what=what)
 
 
 # %% [raw] tags=["wrong"] says="not the scores"
@@ -527,41 +527,41 @@ def gated_attention_weights(scores_bhsp, scores_bhst, gate):
 # %% [raw] tags=["right"]
 """
 def gated_attention_weights(scores_bhsp, scores_bhst, gate):
-    n_queries, n_words = scores_bhst.shape[-2:]
-    later = torch.ones(n_queries, n_words).triu(n_words - n_queries + 1).bool()
-    words = scores_bhst.masked_fill(later, -torch.inf).softmax(-1)
+    n_queries, n_tokens = scores_bhst.shape[-2:]
+    later = torch.ones(n_queries, n_tokens).triu(n_tokens - n_queries + 1).bool()
+    tokens = scores_bhst.masked_fill(later, -torch.inf).softmax(-1)
     prompts = torch.softmax(scores_bhsp, -1) * torch.tanh(gate).view(-1, 1, 1)
-    return torch.cat([prompts, words], -1)
+    return torch.cat([prompts, tokens], -1)
 """
 
 # %%
-# alt: A bar for each of nine heads: the words' weights reach up to 1 in all heads; the prompts' weights are added on top or taken away, so that the sum is 1 plus tanh of the gate.
+# alt: A bar for each of nine heads: the tokens' weights reach up to 1 in all heads; the prompts' weights are added on top or taken away, so that the sum is 1 plus tanh of the gate.
 gate = torch.linspace(-2, 2, 9)
-word_scores = attention_scores(query, repeat_kv_heads(key, 3))
-weights = gated_attention_weights(prompt_scores(query, prompt_key), word_scores, gate)
-of_prompts, of_words = (
+token_scores = attention_scores(query, repeat_kv_heads(key, 3))
+weights = gated_attention_weights(prompt_scores(query, prompt_key), token_scores, gate)
+of_prompts, of_tokens = (
     part[0, :, -1].sum(dim=-1).numpy() for part in weights.split([10, key.shape[2]], -1)
 )
 
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
-ax.bar(head, of_words, width=0.7, color=BLUE, label="words: always 1")
-ax.bar(head, of_prompts, width=0.45, bottom=of_words, color=ORANGE, hatch="//", label="prompts")
-ax.plot(head, of_words + of_prompts, "k_", ms=26, mew=2.5, label="sum: 1 + tanh(gate)")
+ax.bar(head, of_tokens, width=0.7, color=BLUE, label="tokens: always 1")
+ax.bar(head, of_prompts, width=0.45, bottom=of_tokens, color=ORANGE, hatch="//", label="prompts")
+ax.plot(head, of_tokens + of_prompts, "k_", ms=26, mew=2.5, label="sum: 1 + tanh(gate)")
 ax.set_xticks(head, [f"{g:.1f}" for g in gate])
-ax.set(xlabel="gate of the head", ylabel="sum of the last word's weights", ylim=(0, 2.6))
+ax.set(xlabel="gate of the head", ylabel="sum of the last token's weights", ylim=(0, 2.6))
 ax.legend(frameon=False, ncols=3, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# The words keep their 1, in all heads. The prompts come on top: an opening of 0.76 gives them
-# three quarters as much to say as all the words together. Below zero they take something away. So
+# The tokens keep their 1, in all heads. The prompts come on top: an opening of 0.76 gives them
+# three quarters as much to say as all the tokens together. Below zero they take something away. So
 # weights no longer sum to 1, but to **1 + tanh(gate)**. Nothing in a transformer needs them to.
 #
 # Side by side, or added? People have asked whether the paper's equation and code that *adds* the
 # prompts' part are the same (LLaMA-Adapter, issue 47). You have both.
 
 # %%
-heads_value = torch.cat(  # the values of prompts and words, side by side too
+heads_value = torch.cat(  # the values of prompts and tokens, side by side too
     [repeat(prompt_value, "g p d -> 1 (g r) p d", r=3), repeat_kv_heads(value, 3)], dim=2
 )
 side_by_side = einsum(weights, heads_value, "b h s pt, b h pt d -> b h s d")
@@ -1067,11 +1067,11 @@ print("largest number after the step:", largest)
 # </details>
 #
 # 2. Lesson 03's prompts did harm in another way too: in one joint softmax they took weight from
-#    the words. Would a gate of zero have helped there?
+#    the tokens. Would a gate of zero have helped there?
 #
 # <details><summary>Answer</summary>
 #
-# No. The words would have lost their weight to the prompts before the gate closed. The words'
+# No. The tokens would have lost their weight to the prompts before the gate closed. The tokens'
 # weights would sum to less than 1, and the Llama would not be the frozen one. The gate needs the
 # two softmaxes.
 #
