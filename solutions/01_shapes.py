@@ -771,7 +771,7 @@ def causal_softmax_loop(scores: Tensor) -> Tensor:
 
 def draw_scores_and_weights(scores: Tensor, weights: Tensor) -> None:
     """Two tables `s t` side by side. The weights have colours of their own, from 0 to 1."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(6, 0.5 + 0.5 * len(scores)))
+    _, (left, right) = plt.subplots(1, 2, figsize=(6, 0.5 + 0.5 * len(scores)))
     letters = {"rows": "s", "columns": "t", "values": True}
     heatmap(left, scores, title="scores", **letters)
     heatmap(right, weights, title="target", vmin=0, vmax=1, **letters)

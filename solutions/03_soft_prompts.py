@@ -5,11 +5,11 @@
 #
 # At the end you will have
 #
-# * prompts that are not tokens, and the attention that lets tokens read them,
+# * prompts that are no tokens, and the attention that lets tokens read them,
 # * a picture of what they would do to the tokens if both shared one softmax,
 # * a number for what it costs that prompts have no position.
 #
-# Shapes: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
+# Letters: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
 # key/value head, `r` query heads per key/value head (h = g · r), `d` head width, `m` model width.
 #
 # From here on we use the library's copies of the functions that you wrote in lessons 01 and 02.
@@ -26,7 +26,7 @@ from llama_adapter_edu import (
     load_llama,
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_gradients, assert_results, check
+from llama_adapter_edu.course import assert_close, assert_gradients, assert_results, check, predict
 from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, mark_negative, use_style
 from llama_adapter_edu.method.attention import (
     AttentionLayer,
@@ -49,10 +49,10 @@ print(f"{len(model.model.layers)} layers, all frozen")
 # %% [markdown]
 # ## A sentence inside the Llama
 #
-# We stop the Llama at layer 10 of its layers 0 to 29, while it reads one sentence. `hidden` is
-# what the attention of that layer is given: one vector for each token. (A token is often less than
-# a token. We say "token" all the same.) `layer` is your attention layer of lesson 02, with the
-# Llama's own weights. It also hands back its rotated queries. They will read the prompts.
+# We stop the Llama at layer 10 of its layers 0 to 29, while it reads one sentence. `hidden` is what
+# the attention of that layer is given: one vector per token. `layer` is your attention layer of
+# lesson 02, with the Llama's own weights. It also hands back its rotated queries. They will read
+# the prompts.
 
 # %%
 sentence = "Make it 80% for the lights of the upstairs office"
@@ -73,10 +73,10 @@ print("query   b h s d ", tuple(query.shape))
 # %% [markdown]
 # ## A prompt that is no token
 #
-# You can steer a Llama with text: you put tokens in front of the question. Each token is one row of
-# a table with 49,152 rows. So text can only *choose* among these rows.
+# You can steer a Llama with text: you put tokens in front of the question. What the Llama takes of
+# a token is one row of a table with 49,152 rows. So text can only *choose* among these rows.
 #
-# The layers never see the tokens, though. They see vectors. So why not give them vectors that
+# The layers never see the text, though. They see vectors. So why not give them vectors that
 # stand in no table, and *learn* them? Such a vector is a **soft prompt**. LLaMA-Adapter gives
 # each adapted layer prompts of its own, straight to its attention: 10 in the paper.
 
@@ -93,27 +93,35 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 # %% [markdown]
 # Random prompts mean nothing yet, and they are four times as large as tokens. Keep this in mind.
 #
-# A query can only read keys and values. Tokens get theirs from the layer's key and value
-# projections. Prompts take the same two projections, and these stay frozen. So the prompts learn to
-# speak a language that the layer already knows. The paper's equations 2 to 5, with our names:
+# A query can only read keys and values. Tokens get theirs from the layer's key layer and value
+# layer. Prompts take the same two, and these stay frozen. So the prompts learn to speak a language
+# that the layer already knows.
 #
-# ```
-# query  = query_layer(tokens)                # 2: only tokens ask
-# key    = key_layer([prompts, tokens])       # 3
-# value  = value_layer([prompts, tokens])     # 4
-# scores = query · key / √d                  # 5, for each head
-# ```
+# The paper writes this down for one token, $t_l$: the one that asks in layer $l$. $T_l$ are the
+# tokens before it, $P_l$ the prompts of the layer. $K$ prompts and $M$ tokens before it make scores
+# for $K + M + 1$ keys.
 #
-# In code, the exercise calls the two layers `key_proj` and `value_proj`. Their type, `Projection`,
-# is anything that makes a tensor of a tensor, such as a linear layer.
+# | eq. | in the paper | in our letters | in code |
+# |---|---|---|---|
+# | 2 | $Q_l = \mathrm{Linear}_q(t_l)$ | `b s m` → `b h s d` | `query_layer(hidden)`: only tokens ask |
+# | 3 | $K_l = \mathrm{Linear}_k([P_l; T_l; t_l])$ | `p m` → `g p d` for the prompts | `key_layer(prompts)`, exercise 3.1 |
+# | 4 | $V_l = \mathrm{Linear}_v([P_l; T_l; t_l])$ | `p m` → `g p d` for the prompts | `value_layer(prompts)`, exercise 3.1 |
+# | 5 | $S_l = Q_l K_l^T / \sqrt{C} \in \mathbb{R}^{1 \times (K+M+1)}$ | `b h s p` and `b h s t` | `prompt_scores`, exercise 3.2, and `attention_scores` |
+#
+# Two things to know. The paper has one letter, $C$, for the width and leaves the heads out; with
+# heads it is the width of one head, $\sqrt{d}$, by which all implementations divide. And it leaves
+# out the rotation of queries and keys.
+#
+# In the exercise, `Projection` is the type of the two layers: anything that makes a tensor of a
+# tensor, such as a linear layer.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 3.1 · Prompts become keys and values
 #
 # *easy ●○○ · 8 minutes*
 #
-# Send the prompts through both projections. Split the results into key/value heads, heads first.
-# No rotary embedding. The projections are frozen, but gradients must still reach the prompts.
+# Send the prompts through both layers. Split the results into key/value heads, heads first.
+# No rotary embedding. Both layers are frozen, but gradients must still reach the prompts.
 #
 # ![Prompts p m go through the frozen key_layer and the frozen value_layer to p (g d), and are
 # split into heads: prompt key and prompt value, g p d](figures/03_prompt_path.svg)
@@ -125,30 +133,30 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 # </details>
 # <details><summary>Hint 2: axes</summary>
 #
-# `key_proj(prompts)` has the axes `p (g d)`. Move `g` to the front. You know `d`: `head_dim`.
+# `key_layer(prompts)` has the axes `p (g d)`. Move `g` to the front. You know `d`: `head_dim`.
 #
 # </details>
 # <details><summary>Hint 3: a line with blanks</summary>
 #
-# `key = rearrange(key_proj(_____), "p (_ _) -> _ p d", d=_____)`, and the same for the values
-# with the other projection.
+# `key = rearrange(key_layer(_____), "p (_ _) -> _ p d", d=_____)`, and the same for the values
+# with the other layer.
 #
 # </details>
 
 
 # %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
 def prompt_keys_values(
-    prompts: Float[Tensor, "p m"], key_proj: Projection, value_proj: Projection, head_dim: int
+    prompts: Float[Tensor, "p m"], key_layer: Projection, value_layer: Projection, head_dim: int
 ) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
-    """Keys and values of the prompts, from the layer's own frozen projections (eq. 3 and 4).
+    """Keys and values of the prompts, from the frozen key and value layer (eq. 3 and 4).
 
-    `key_proj` and `value_proj` map vectors of width m to vectors of width g * d.
+    `key_layer` and `value_layer` map vectors of width m to vectors of width g * d.
     """
     ### BEGIN SOLUTION
     # ~ key = ...
     # ~ value = ...
-    key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
-    value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    key = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
     return key, value
     ### END SOLUTION
 
@@ -157,9 +165,9 @@ def prompt_keys_values(
 @check("3.1", "prompt_keys_values", p=[5, 4], g=[2, 3], d=[3, 5])
 def _(p, g, d):
     prompts = torch.randn(p, 12)  # of width m = 12
-    key_proj, value_proj = nn.Linear(12, g * d), nn.Linear(12, g * d)
-    key_proj.requires_grad_(False), value_proj.requires_grad_(False)
-    keys, values = key_proj(prompts), value_proj(prompts)
+    key_layer, value_layer = nn.Linear(12, g * d), nn.Linear(12, g * d)
+    key_layer.requires_grad_(False), value_layer.requires_grad_(False)
+    keys, values = key_layer(prompts), value_layer(prompts)
     right_key, right_value = (torch.stack(x.split(d, dim=-1)) for x in (keys, values))
     mistakes = {
         f"a head takes every {g}th number: write (g d), not (d g)": tuple(
@@ -169,68 +177,68 @@ def _(p, g, d):
             keys.view(g, p, d),
             values.view(g, p, d),
         ),
-        "they come from value_proj; keys have a projection of their own": (right_value, None),
-        "they come from key_proj; values have a projection of their own": (None, right_key),
+        "they come from value_layer; the keys come from key_layer": (right_value, None),
+        "they come from key_layer; the values come from value_layer": (None, right_key),
     }
-    mine = prompt_keys_values(prompts, key_proj, value_proj, head_dim=d)
+    mine = prompt_keys_values(prompts, key_layer, value_layer, head_dim=d)
     right = {"the keys": right_key, "the values": right_value}
     assert_results(mine, right, "g p d", mistakes=mistakes)
-    what = "the projections are frozen, the prompts are not"
-    assert_gradients(prompt_keys_values, prompts, key_proj, value_proj, d, what=what)
+    what = "both layers are frozen, the prompts are not"
+    assert_gradients(prompt_keys_values, prompts, key_layer, value_layer, d, what=what)
 
 
 # %% [raw] tags=["wrong"] says="write (g d), not (d g)"
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
-    key = rearrange(key_proj(prompts), "p (d g) -> g p d", d=head_dim)
-    value = rearrange(value_proj(prompts), "p (d g) -> g p d", d=head_dim)
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = rearrange(key_layer(prompts), "p (d g) -> g p d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (d g) -> g p d", d=head_dim)
     return key, value
 """
 
-# %% [raw] tags=["wrong"] says="values have a projection of their own"
+# %% [raw] tags=["wrong"] says="the values come from value_layer"
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
-    key = value = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = value = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
     return key, value
 """
 
 # %% [raw] tags=["wrong"] says="no gradient reaches `prompts`"
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
     with torch.no_grad():
-        key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
-        value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+        key = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+        value = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
     return key, value
 """
 
 # %% [raw] tags=["wrong"] says="key/value heads and prompt slots look swapped"
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
-    key = rearrange(key_proj(prompts), "p (g d) -> p g d", d=head_dim)
-    value = rearrange(value_proj(prompts), "p (g d) -> p g d", d=head_dim)
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = rearrange(key_layer(prompts), "p (g d) -> p g d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (g d) -> p g d", d=head_dim)
     return key, value
 """
 
 # %% [raw] tags=["wrong"] says="or a new Parameter cuts it"
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
     prompts = nn.Parameter(prompts)
-    key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
-    value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    key = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
     return key, value
 """
 
 # %% [raw] tags=["wrong"] says="the keys and the values look swapped"
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
-    both = torch.stack([value_proj(prompts), key_proj(prompts)])
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    both = torch.stack([value_layer(prompts), key_layer(prompts)])
     return rearrange(both, "two p (g d) -> two g p d", d=head_dim).unbind()
 """
 
 # %% [raw] tags=["right"]
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
-    key, value = key_proj(prompts), value_proj(prompts)
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key, value = key_layer(prompts), value_layer(prompts)
     key = key.view(len(prompts), -1, head_dim).transpose(0, 1)
     value = value.view(len(prompts), -1, head_dim).transpose(0, 1)
     return key, value
@@ -238,8 +246,8 @@ def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
 
 # %% [raw] tags=["right"]
 """
-def prompt_keys_values(prompts, key_proj, value_proj, head_dim):
-    both = torch.stack([key_proj(prompts), value_proj(prompts)])
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    both = torch.stack([key_layer(prompts), value_layer(prompts)])
     key, value = rearrange(both, "two p (g d) -> two g p d", d=head_dim)
     return key, value
 """
@@ -283,8 +291,8 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 # </details>
 # <details><summary>Hint 3: a line with blanks</summary>
 #
-# `query = rearrange(query, "b (_ _) s d -> b g r s d", g=_____)`, then
-# `scores = einsum(query, prompt_key, "b g r s d, _____ -> b g r s p") * scale`
+# `query = rearrange(query, "b (_ _) s d -> b g r s d", g=_____)`, then `scores = einsum(query,
+# prompt_key, "b g r s d, _____ -> b g r s p") * scale`
 #
 # </details>
 
@@ -424,27 +432,24 @@ fig.colorbar(right.images[0], ax=right, label="score")
 plt.show()
 
 # %% [markdown]
-# Scores below 0 have a minus sign. On the left, grey is the causal mask of lesson 01: a token may not
-# look at later tokens. On the right there is **no mask**. A prompt is not later than any token. It is
-# not even text: it holds nothing of the answer that a token could peek at. So every token may see
-# every prompt. The prompts themselves ask nothing: they have no queries (paper, eq. 2).
+# Scores below 0 have a minus sign. On the left, grey is the causal mask of lesson 01: a token may
+# not look at later tokens. On the right there is **no mask**. A prompt is not later than any token.
+# It is not even text: it holds nothing of the answer that a token could peek at. So every token may
+# see every prompt. The prompts themselves ask nothing: they have no queries (paper, eq. 2).
 #
 # You also see that the prompts' scores are the louder ones. Scores decide who is read. So what
 # happens next depends on who competes with whom.
 #
-# LLaMA-Adapter lets the prompts compete among themselves only: **a softmax of their own**. As in
-# most models, it is computed in float32 even where the rest is in half precision. You will see no
-# difference: PyTorch's softmax of bfloat16 numbers computes in float32 inside, whether we ask for it
-# or not. The line makes sure of it for any other way to compute a softmax.
+# LLaMA-Adapter lets the prompts compete among themselves only: **a softmax of their own**.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 3.3 · Read the prompts
 #
 # *medium ●●○ · 8 minutes*
 #
-# Turn the scores into weights with a softmax over the prompts alone, and mix the prompts' values
-# with them. Compute the softmax in float32. Bring the weights back to the values' dtype. Use
-# `prompt_scores`.
+# Turn the scores into weights with a softmax over the prompts alone, in float32 as is usual, and
+# mix the prompts' values with them, in the values' dtype. Use `prompt_scores`. (PyTorch's softmax
+# of bfloat16 computes in float32 anyway: `.float()` only says so.)
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -598,13 +603,31 @@ def prompt_attention(query, prompt_key, prompt_value, scale=None):
     return weights @ value
 """
 
+# %% [markdown]
+# Now let the tokens of the sentence read: the prompts with your function, and each other as before.
+# A random prompt's numbers were four times as large as a token's.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "How long is what a token reads from the prompts, next to what it reads from the tokens?",
+    options=["about as long", "about 4 times", "more than 10 times"],
+    mine=...,
+)
+
 # %%
 with torch.no_grad():
     from_prompts = prompt_attention(query, prompt_key, prompt_value)
     token_value = repeat_kv_heads(split_heads(layer.value_layer(hidden), layer.head_dim), 3)
     from_tokens = einsum(causal_softmax(token_scores), token_value, "b h s t, b h t d -> b h s d")
-print(f"mean length of what a token reads from the tokens:   {from_tokens.norm(dim=-1).mean():.1f}")
-print(f"mean length of what a token reads from the prompts: {from_prompts.norm(dim=-1).mean():.1f}")
+length_of_tokens, length_of_prompts = (x.norm(dim=-1).mean() for x in (from_tokens, from_prompts))
+print(f"mean length of what a token reads from the tokens:  {length_of_tokens:.1f}")
+print(f"mean length of what a token reads from the prompts: {length_of_prompts:.1f}")
+
+# %% tags=["nbval-ignore-output"]
+times = length_of_prompts / length_of_tokens
+guess.compare(
+    "more than 10 times" if times > 10 else "about 4 times" if times > 2 else "about as long"
+)
 
 # %% [markdown]
 # The prompts shout. Random ones would drown what the Llama knows. Lesson 04 gives them a volume
@@ -623,9 +646,9 @@ print(f"mean length of what a token reads from the prompts: {from_prompts.norm(d
 # *medium ●●○ · 8 minutes*
 #
 # Take one softmax over prompts and tokens together. A token sees all prompts, and the tokens up to
-# itself. There may be fewer queries than tokens (s < t): they are the last ones. Return the prompts'
-# weights, then the tokens' weights. `causal_softmax` knows what to do when there are more keys than
-# queries.
+# itself. There may be fewer queries than tokens (s < t): they are the last ones. Return the
+# prompts' weights, then the tokens' weights. `causal_softmax` knows what to do when there are more
+# keys than queries.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -778,14 +801,27 @@ plt.show()
 
 # %% [markdown]
 # On the left the tokens have gone dark. That is one head. Now the mean over all heads and tokens of
-# the layer, with prompts of three sizes: as drawn, as large as tokens, and all zero.
+# the layer, with prompts of three sizes: as drawn, as large as tokens, and all zero. Prompts of
+# zeros have scores of zero and values of zero.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "One softmax, prompts of zeros: what share of their weight do the tokens keep?",
+    options=["all of it", "about four fifths", "about half"],
+    mine=...,
+)
 
 # %%
 print("size of the prompts   what the tokens keep with one softmax")
 for size in (1.0, 0.25, 0.0):
     key, _ = prompt_keys_values(size * prompts, layer.key_layer, layer.value_layer, layer.head_dim)
     _, of_tokens = joint_attention_weights(prompt_scores(query, key), token_scores)
-    print(f"{size:19.2f}   {of_tokens.sum(dim=-1).mean():.1%}")
+    kept = of_tokens.sum(dim=-1).mean()
+    print(f"{size:19.2f}   {kept:.1%}")
+
+# %% tags=["nbval-ignore-output"]
+shares = {"all of it": 1.0, "about four fifths": 0.8, "about half": 0.5}
+guess.compare(min(shares, key=lambda name: abs(shares[name] - kept)))
 
 # %% [markdown]
 # With one softmax, random prompts leave the tokens a quarter of their weight. Prompts as large as
@@ -794,9 +830,9 @@ for size in (1.0, 0.25, 0.0):
 # exp(score) is more than 0 whatever the score, so **each prompt takes a share from the tokens**.
 #
 # With two softmaxes the tokens keep 100 %, whatever the prompts are: `causal_softmax(token_scores)`
-# has no prompt in it. In the paper's words, the separate softmax keeps the tokens' term
-# "irrelevant to our adaption prompts" (section 3.2). And what the prompts add can be turned down
-# to exactly nothing. That is lesson 04.
+# has no prompt in it. In the paper's words, the separate softmax keeps the tokens' term "irrelevant
+# to our adaption prompts" (arXiv v1, section 3.2). And what the prompts add can be turned down to
+# exactly nothing. That is lesson 04.
 #
 # ## No position, and what it costs
 #
@@ -1012,7 +1048,7 @@ def position_effect(model, input_ids, shift):
 """
 
 # %% [markdown]
-# Now the real Llama, with random prompts in all 30 layers. `add_adaption_prompts` is the finished
+# Now the whole Llama, with random prompts in all 30 layers. `add_adaption_prompts` is the finished
 # library; lesson 06 opens this box. It multiplies what the prompts add by a gate, which is 0 at
 # the start. We open the gates a crack, to 0.003. `disable_adapter` gives the bare Llama back for
 # comparison.
@@ -1034,7 +1070,7 @@ for shift, without, with_prompts in zip(moves, bare, adapted, strict=True):
     )
 
 # %%
-# alt: Bars of the largest logit change for shifts of 1, 10 and 50 tokens, on a log scale: about 0.00003 for the bare Llama, about 0.8 to 2 with prompts.
+# alt: Bars of the largest logit change for shifts of 1, 10 and 50 tokens, on a log scale: about 0.00004 for the bare Llama, about 0.8 to 2 with prompts.
 fig, ax = plt.subplots(figsize=(6.5, 2.8))
 places = torch.arange(len(moves))
 for x, effects, colour, name in (
@@ -1056,7 +1092,7 @@ plt.show()
 #
 # ## What you built
 #
-# * `prompt_keys_values`: prompts through the layer's frozen projections,
+# * `prompt_keys_values`: prompts through the frozen key and value layer,
 # * `prompt_scores` and `prompt_attention`: tokens read prompts, with a softmax of their own,
 # * `joint_attention_weights`: the other way, to see what it takes from the tokens,
 # * `position_effect`: a test that tells whether a model sees absolute positions.

@@ -872,14 +872,14 @@ def gets_gradient(prompts_are_zero: bool, gate_is_zero: bool) -> dict[str, bool]
 # %% tags=["check"]
 @check("4.4", "gets_gradient")
 def _():
-    key_proj, value_proj = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
+    key_layer, value_layer = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
     some_query, push = torch.randn(2, 12, 5, 8), torch.randn(2, 12, 5, 8)
     for prompts_are_zero in (False, True):
         for gate_is_zero in (False, True):
             module = GatedPrompts(7, 40, 12)
             nn.init.normal_(module.prompts, std=not prompts_are_zero)
             nn.init.normal_(module.gate, std=not gate_is_zero)
-            keys_values = prompt_keys_values(module.prompts, key_proj, value_proj, 8)
+            keys_values = prompt_keys_values(module.prompts, key_layer, value_layer, 8)
             (push * module(some_query, *keys_values)).sum().backward()
             measured = {n: bool(p.grad.abs().max() > 0) for n, p in module.named_parameters()}
 
