@@ -9,7 +9,7 @@
 # * a prediction, and a measurement, of which of them learn first,
 # * three bugs of well-known projects, and the look that reveals each of them.
 #
-# Shapes: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
+# Letters: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
 # key/value head, `r` query heads per key/value head (h = g · r), `d` head width, `m` model width.
 #
 # From here on we use the library's copies of the functions that you wrote in lesson 03.
@@ -24,7 +24,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_gradients, assert_shape, check
+from llama_adapter_edu.course import assert_close, assert_gradients, assert_shape, check, predict
 from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, plot_gates, use_style
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.batches import collate
@@ -70,6 +70,13 @@ print(f"loss of the bare Llama on 4 commands: {bare.loss:.2f}")
 # a random number for each head, multiply what the prompts add there by the tanh of it, and let the
 # random numbers grow from 0 to size 1.
 
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "The bare Llama's loss is 2.50. How high is it with random numbers of size 1?",
+    options=["about 3", "about 10", "above 15"],
+    mine=...,
+)
+
 # %%
 torch.manual_seed(0)
 add_adaption_prompts(model, AdaptionPromptConfig(adapter_len=10, adapter_layers=30))
@@ -95,15 +102,19 @@ ax.text(-0.4, guessing + 0.3, "all tokens equally likely")
 ax.set(xlabel="size of the random numbers", ylabel="loss", ylim=(0, 20))
 plt.show()
 
+# %% tags=["nbval-ignore-output"]
+loud = losses[-1]
+guess.compare("above 15" if loud > 15 else "about 10" if loud > 6 else "about 3")
+
 # %% [markdown]
 # Random prompts can make a Llama *worse than one that knows nothing at all*. (From there on, louder
 # is not always worse: the loss is 16.3 at size 0.1, and 15.4 at 0.3.) Training would first have to
 # repair the damage. Only one start is sure to do no harm: zero.
 #
-# The number is called a **gate**. It is learnt, and it starts at zero: **zero-init attention**.
-# In the paper, on the questions of ScienceQA, the zero start ends at 84.04 % right answers and a
-# random start at 40.77 % (arXiv v1, Table 5; 83.85 % for the zero start in the ICLR 2024 edition;
-# v1 does not say what exactly was random).
+# The number is called a **gate**. It is learnt, and it starts at zero: **zero-init attention**. In
+# the paper, on the validation questions of ScienceQA, the zero start ends at 83.85 % right answers
+# and a random start at 40.77 % (ICLR 2024, Table 5; arXiv v1 has 84.04 % for the zero start, and
+# does not say what exactly was random).
 #
 # For what follows we need one layer from inside: layer 10, as in lesson 03, reading the first
 # command.
@@ -136,12 +147,12 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # ## One gate for each head
 #
 # Each head of each layer has a gate of its own: "we adopt multiple g_l to be independently
-# learned for different heads" (paper, section 3.2). So one head may listen to the prompts while
+# learned for different heads" (arXiv v1, section 3.2). So one head may listen to the prompts while
 # its neighbour does not.
 #
-# Equation 7 of arXiv v1 multiplies the prompts' weights by the gate. The authors' training code puts
-# a tanh around it, the ICLR 2024 edition prints it, and so do we: tanh(0) is 0, and however far the
-# gate runs, the opening stays between −1 and 1.
+# Equation 7 multiplies the prompts' weights by the tanh of the gate. (ArXiv v1 prints the bare
+# gate; the authors' training code and the ICLR 2024 edition have the tanh.) tanh(0) is 0, and
+# however far the gate runs, the **opening**, tanh(gate), stays between −1 and 1.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 4.1 · The gate
@@ -169,8 +180,8 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # </details>
 # <details><summary>Hint 3: a line with blanks</summary>
 #
-# `opening = rearrange(activation(gate), "h -> _ _ _")`, then
-# `(opening * attended).to(attended._____)`
+# `opening = rearrange(activation(gate), "h -> _ _ _")`, then `(opening *
+# attended).to(attended._____)`
 #
 # </details>
 
@@ -366,16 +377,16 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # ## Equation 7 as it is printed
 #
 # The paper writes it in another way. It lays all scores of a token side by side, and then all its
-# weights: those of the prompts, times the gate, and those of the tokens. Equations 6 to 8, with our
-# names:
+# weights: those of the prompts, times the opening, and those of the tokens. $S_l^K$ are the scores
+# of the $K$ prompts, $S_l^{M+1}$ those of the tokens.
 #
-# ```
-# scores  = [scores_bhsp, scores_bhst]                          # 6
-# weights = [softmax(scores_bhsp) · gate, softmax(scores_bhst)] # 7; ICLR 2024: tanh(gate)
-# output  = output_layer(weights · [prompt_value, value])       # 8
-# ```
+# | eq. | in the paper | in our letters | in code |
+# |---|---|---|---|
+# | 6 | $S_l = [S_l^K;\ S_l^{M+1}]^T$ | `b h s p` and `b h s t` | `scores_bhsp`, `scores_bhst` |
+# | 7 | $S_l^g = [\mathrm{softmax}(S_l^K) \cdot \tanh(g_l);\ \mathrm{softmax}(S_l^{M+1})]^T$ | `b h s (p t)`, p + t wide | `gated_attention_weights`, exercise 4.2 |
+# | 8 | $t_l^o = \mathrm{Linear}_o(S_l^g V_l)$ | `b h s d` → `b s m` | `output_layer(merge_heads(side_by_side))`, with `side_by_side` from below |
 #
-# What do the weights sum to?
+# What do the weights of a token sum to?
 
 # %% [markdown] tags=["card"]
 # ### Exercise 4.2 · All weights of a token
@@ -803,7 +814,7 @@ class GatedPrompts(nn.Module):
 """
 
 # %% [markdown]
-# Your module goes into the real Llama. At the start of this lesson the library put its own
+# Your module goes into the Llama. At the start of this lesson the library put its own
 # prompts into each attention layer. Yours take their place, in all 30 layers. (How it hooks into
 # the attention is lesson 06.)
 
@@ -938,7 +949,7 @@ def gets_gradient(prompts_are_zero, gate_is_zero):
 """
 
 # %% [markdown]
-# Now the real Llama. Six steps of training, on the same four commands. (It learns them by heart.
+# Now the whole Llama. Six steps of training, on the same four commands. (It learns them by heart.
 # Real training comes later.) After each backward pass, take the length of the gradient: of all
 # gates together, and of all prompts together.
 
@@ -1023,6 +1034,13 @@ for name, keep in (
 # One start is left: zero gate *and* zero prompts. It is the frozen model too. So why not? We take a
 # fresh optimizer: the one above is still moving from its six steps.
 
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "All gates and prompts are zero. One step at rate 0.01: how large is the largest of them now?",
+    options=["exactly 0", "about 0.01", "about 1"],
+    mine=...,
+)
+
 # %%
 for module in mine.values():
     nn.init.zeros_(module.prompts)
@@ -1035,6 +1053,9 @@ largest = max(parameter.abs().max().item() for parameter in (*gates, *all_prompt
 print("gradient of the gates:  ", gradient_length(gates))
 print("gradient of the prompts:", gradient_length(all_prompts))
 print("largest number after the step:", largest)
+
+# %% tags=["nbval-ignore-output"]
+guess.compare("exactly 0" if largest == 0 else "about 0.01" if largest < 0.1 else "about 1")
 
 # %% [markdown]
 # All zero. The step changed nothing, so the next gradients are zero again, and so on for ever.

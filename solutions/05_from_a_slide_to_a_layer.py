@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 05: From a slide to a layer
 #
-# *60 minutes*
+# *90 minutes*
 #
 # At the end you have a working `AdaptationPromptAttentionLayer` inside a real Llama, and three
 # tests that find bugs which no error message tells you about.
@@ -35,6 +35,7 @@ from llama_adapter_edu.course import (
     assert_gradients,
     assert_shape,
     check,
+    predict,
     unpacked,
 )
 from llama_adapter_edu.course.figures import ORANGE, SKY, heatmap, use_style
@@ -58,7 +59,7 @@ model, tokenizer = load_llama()
 # %% [markdown]
 # Two things to work with. `base` is layer 20 of the Llama, as the attention layer that you built in
 # lesson 02. From here on we use the library's copy of your functions. `hidden` is what that layer
-# really reads: 4 sentences of 12 tokens. ("Token" means token here.)
+# really reads: 4 sentences, each cut to 12 tokens.
 
 # %%
 SENTENCES = [
@@ -312,11 +313,21 @@ draft = repair(
 attempt(draft, hidden[:2])
 
 # %% [markdown]
-# Still not. But wait: somebody else tries it with the beginning of a sentence, nine tokens, and
-# reports that it works.
+# Still not. But wait: somebody else tries it with the beginning of a sentence, nine tokens.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "What happens with 2 sentences of 9 tokens?",
+    options=["two shapes do not fit", "it runs"],
+    mine=...,
+)
 
 # %%
 attempt(draft, hidden[:2, :9])
+
+# %% tags=["nbval-ignore-output"]
+nine = hidden[:2, :9]
+guess.compare("it runs" if build(draft)(nine).shape == nine.shape else "two shapes do not fit")
 
 # %% [markdown]
 # Nine tokens, nine heads: the two numbers are equal, so taking one for the other does no harm *to
@@ -361,15 +372,27 @@ def open_gates(layer: nn.Module) -> nn.Module:
 #
 # A Llama calls its attention like this, in transformers' own code: `hidden_states, _ =
 # self.self_attn(...)`. It expects a pair. The draft returns one tensor. Python takes a tensor apart
-# along its first axis, the batch. Let us do the same with 1, 2 and 3 sentences.
+# along its first axis, the batch. Let us do the same with batches of 1, 2 and 3 sentences.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "How many of the three batches end in an error?",
+    options=["none", "one", "two", "all three"],
+    mine=...,
+)
 
 # %%
+n_errors = 0
 for n in (1, 2, 3):
     try:
         output, _ = build(draft, batch_size=n)(hidden[:n])
         print(f"batch of {n}: runs, output {tuple(output.shape)}")
     except ValueError:
+        n_errors += 1
         print(f"batch of {n}: ValueError, not a pair")
+
+# %% tags=["nbval-ignore-output"]
+guess.compare(["none", "one", "two", "all three"][n_errors])
 
 # %% [markdown]
 # Two sentences are a pair, too. The second one is thrown away, and the first one's attention goes
@@ -411,8 +434,8 @@ for name, layer in {"finished": finished, "drafted": drafted}.items():
 #
 # ## A token must not see what comes later
 #
-# ![Six tokens in, six outputs out. Token 4 is changed. Outputs 4 and 5 may move, outputs 0 to 3 must
-# stay the same.](figures/05_causal.svg)
+# ![Six tokens in, six outputs out. Token 4 is changed. Outputs 4 and 5 may move, outputs 0 to 3
+# must stay the same.](figures/05_causal.svg)
 #
 # A language model learns to guess the next token. A layer that lets a token see later tokens makes
 # training easy and the model useless. Prompts have no place in the sentence, so they must not
@@ -1364,7 +1387,11 @@ def all_repaired_but(bug: str | None) -> str:
 
 # %% [markdown]
 # Seven tests: does it run on the lucky size, does it run on another, your three tests, the
-# comparison with your own layer (equations 7 and 8), and the list of what trains.
+# comparison with your own layer (equations 7 and 8), and the list of what trains. How many of the
+# eleven bugs would the first test have shown you?
+
+# %% tags=["nbval-ignore-output"]
+guess = predict("How many of the 11 bugs does one run at the lucky size find?", mine=...)
 
 # %%
 torch.manual_seed(0)
@@ -1417,6 +1444,9 @@ found = torch.tensor(
 print("tests that complain about the repaired draft:", found[0].count_nonzero().item())
 print("bugs that no test finds:", (found[1:] == 0).all(dim=1).sum().item())
 
+# %% tags=["nbval-ignore-output"]
+guess.compare(found[1:, 0].count_nonzero().item())
+
 # %%
 # alt: Eleven bugs by seven tests: a staircase. One run at the lucky size finds three of them.
 fig, ax = plt.subplots(figsize=(7, 4.6))
@@ -1461,8 +1491,9 @@ with torch.no_grad():
 hook.remove()
 
 # %% [markdown]
-# What the hook hears are the queries **before** they are turned by their positions. The angles come
-# along with each call as `position_embeddings`, a pair (cos, sin), as you know them from lesson 02.
+# What the hook hears are the queries **before** they are rotated by their positions. The angles
+# come along with each call as `position_embeddings`, a pair (cos, sin), as you know them from
+# lesson 02.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 5.6 · Fit it into a Llama
@@ -1505,7 +1536,7 @@ class LlamaAttentionWithQueries(nn.Module):
             )
         self.attention = attention
 
-    # Properties, not attributes: a module set twice would stand twice in the state dict.
+    # Properties, not attributes: a layer that is set twice would be saved twice.
     head_dim = property(lambda self: self.attention.head_dim)
     key_layer = property(lambda self: self.attention.k_proj)
     value_layer = property(lambda self: self.attention.v_proj)
@@ -1706,8 +1737,8 @@ print(f"{trainable:,} numbers train: 10 layers of 10 prompts of 576, and 9 gates
 # %% [markdown]
 # Then the gates open a little. The library has a second way, `add_adaption_prompts`: it wraps
 # nothing and hooks into transformers' attention functions instead (lesson 06). It is other code for
-# the same equations, so it is a fine oracle. We give it your numbers and compare logits and
-# gradients.
+# the same equations. A second source of right answers like this one is called an **oracle**. We
+# give it your numbers and compare logits and gradients.
 
 # %%
 torch.manual_seed(0)
