@@ -30,7 +30,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from llama_adapter_edu import encode_dataset, load_instructions
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_shape, check, unpacked
+from llama_adapter_edu.course import assert_close, assert_shape, check, predict, unpacked
 from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, use_style
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.course.tasks.packing import collate_packed, pack, padding_share
@@ -634,7 +634,15 @@ print(f"mean of the three losses:  {alone.mean():.3f}")
 #
 # It changes nothing, but it is computed. Mix the 60 commands with the 60 rows of counting and
 # take 8 rows at a time, in random order.
-#
+
+# %% tags=["nbval-ignore-output"]
+of_padding = predict(
+    "Which share of the positions is padding?",
+    options=["below 20 %", "20 to 40 %", "above 40 %"],
+    mine=...,
+)
+
+# %% [markdown]
 # Two ways waste less. **Length grouping** puts rows of similar length into a batch. **Packing**
 # puts several rows into one, one behind the other, until 256 tokens are full. To waste little,
 # `pack` starts with the long rows, so the rows come out in another order: shuffle what it returns.
@@ -672,16 +680,18 @@ patches = [Patch(color=BLUE), Patch(color="#F3D9C6")]
 fig.legend(patches, ["tokens", "padding"], loc="outside lower center", ncols=2, frameon=False)
 plt.show()
 
+# %% tags=["nbval-ignore-output"]
+share = padding_share(lengths, in_random_order)
+of_padding.compare("above 40 %" if share > 0.4 else "20 to 40 %" if share > 0.2 else "below 20 %")
+
 # %% [markdown]
-# Nearly half of the work was for nothing. Length grouping saves most of it, and it needs no other
-# model code. The library's training uses it.
+# Nearly half of the work was for nothing. Length grouping saves most of it, and needs no other model
+# code. The library's training uses it.
 #
-# Packing saves the rest, but it is delicate. In one row, the words of an example must not see the
-# example before it. And remember lesson 03: **prompts see absolute positions**. So the positions
-# must start at 0 again with each example.
-#
-# You can measure who sees whom. Take a packed row, exchange one word and look where the logits
-# change. Here it is for three short texts, in the Llama with its gates a little open.
+# Packing saves the rest, but it is delicate: the tokens of an example must not see the example before
+# it. And **prompts see absolute positions** (lesson 03), so the positions must start at 0 again with
+# each example. Who sees whom can be measured: exchange one token and look where the logits change. Here
+# it is for three short texts in one row, in the Llama with its gates a little open.
 
 # %%
 torch.manual_seed(0)
@@ -693,7 +703,6 @@ texts = ["The lights are on", "Open the blinds now", "Count to three"]
 token_ids = [tokenizer(text).input_ids for text in texts]
 row = pack([{"input_ids": ids, "labels": ids} for ids in token_ids], length=32)
 packed = collate_packed(row, tokenizer.pad_token_id)
-print({name: tuple(x.shape) if isinstance(x, Tensor) else x for name, x in packed.items()})
 print("positions:", packed["position_ids"][0].tolist())
 
 # %%
@@ -726,7 +735,7 @@ for ax, seen, title in (
     (right, with_mask, "with a mask of ones"),
 ):
     heatmap(ax, seen, row_labels=words, column_labels=words, title=title, vmin=0, vmax=1)
-left.set_ylabel("s, the word that looks")
+left.set_ylabel("s, the token that looks")
 plt.show()
 
 # %% [markdown]
@@ -735,8 +744,15 @@ plt.show()
 # ones, as one does everywhere else. Then transformers trusts that mask, and the examples read each
 # other. **There is no warning.** A cache does the same, so the batch says `use_cache=False`.
 #
-# The loss tells you, if you compare it with that of padded rows. Here are two commands and two
-# rows of counting.
+# What does that do to the loss? Here are two commands and two rows of counting: padded, packed, and
+# packed with a mask of ones.
+
+# %% tags=["nbval-ignore-output"]
+of_mask = predict(
+    "Padded rows have a loss of about 1.06. Packed with a mask of ones they have",
+    options=["the same", "more", "less"],
+    mine=...,
+)
 
 # %%
 four = mixed.select([0, 1, 67, 69])
@@ -752,6 +768,10 @@ with torch.no_grad():
     }
 for name, loss in losses.items():
     print(f"{name:28} {loss:.3f}")
+
+# %% tags=["nbval-ignore-output"]
+change = losses["packed, with a mask of ones"] - losses["padded"]
+of_mask.compare("the same" if abs(change) < 0.01 else "more" if change > 0 else "less")
 
 # %% [markdown]
 # Padded and packed batches teach the same. The third one teaches something else: to answer after
@@ -1223,6 +1243,13 @@ for name, (train, test) in splits.items():
 # * **The forms** know the phrasings of the training rows by heart. A form is a sentence with gaps,
 #   and what stands in the gap for the room must be the room.
 
+# %% tags=["nbval-ignore-output"]
+of_leak = predict(
+    "New rooms only: no test room is in the training. Who still gets nearly all of them right?",
+    options=["the list", "the forms", "both", "neither"],
+    mine=...,
+)
+
 # %%
 GAPS = {"ROOM": "(?P<room>.+)", "DEVICE": r"\w+", "VALUE": r"(?:on|off|\d+%|\d+ degrees)"}
 
@@ -1255,6 +1282,18 @@ for name, (train, test) in splits.items():
         for program in (the_list, the_forms)
     ]
     print(f"{name:24} the list {scores[name][0]:4.0%}   the forms {scores[name][1]:4.0%}")
+
+# %% tags=["nbval-ignore-output"]
+by_list, by_forms = (score > 0.9 for score in scores["new rooms"])
+of_leak.compare(
+    "both"
+    if by_list and by_forms
+    else "the list"
+    if by_list
+    else "the forms"
+    if by_forms
+    else "neither"
+)
 
 # %%
 # alt: Bars of exact match for three splits. Random: list and forms both near 100 %. New rooms: the list 0 %, the forms 100 %. New rooms and phrasings: both 0 %.
