@@ -139,7 +139,9 @@ def _(n, count):
 
     def topmost(count):
         try:
-            return list(top_layers(names, count))
+            found = top_layers(names, count)
+            assert not hasattr(found, "__next__"), "return a sequence, not a generator"
+            return list(found)
         except ValueError:
             raise AssertionError(
                 f"{count} of {n} layers are possible: no ValueError then"
@@ -567,6 +569,9 @@ def _(b, s, t, p, scaling):
                 words + added(gate.tanh(), prompt_value, prompt_key)
             ),
             "the words' part is lost: add the prompts to sdpa's output": right,
+            "all rows get the prompts' part of row 0: each has a query of its own": (
+                words + right[:1]
+            ),
             "the prompts' part is taken away, not added": words - right,
         }
         if s == 6:  # as many words as heads
@@ -782,9 +787,13 @@ def _(adapter_layers, adapter_len):
         away = small_llama()
     attach(away, 1)
     (prompt,) = prompts_of(away).values()
+    assert not small.training, "the model was in eval mode: leave its mode as it is"
     attach(small, 1)
     left = list(prompts_of(small))
     assert left == [3], f"attached again with 1 layer, prompts of layers {left} are there and train"
+    attach(small, 0)
+    left = list(prompts_of(small))
+    assert not left, f"attached with 0 layers, layers {left} have prompts: use your top_layers"
     assert prompt.prompts.is_meta, "the prompts should be on the model's device: device=..."
     says = f"without adapter_len there are 10 prompts, not {len(prompt.prompts)}"
     assert len(prompt.prompts) == 10, says
@@ -997,11 +1006,16 @@ def _(adapter_layers, adapter_len, norm_trains):
     total = words + 4 * (attention + mlp + norms) + 24 + adapter
     trains = adapter + 24 * norm_trains
 
+    grads = [p.requires_grad for p in small.parameters()]
     result = count_parameters(small)
+    said = "what trains has changed: count, and leave the model as it is"
+    assert [p.requires_grad for p in small.parameters()] == grads, said
     tensors = 2 * adapter_layers + norm_trains, 1 + 4 * 9 + 1 + 2 * adapter_layers
     mistakes = {
         "that is the number of tensors; count the numbers in them": tensors,
         "everything is counted: only parameters with requires_grad train": (total, None),
+        "these are bytes: count the numbers": (4 * trains, None),
+        "nothing trains: tensors of state_dict have no gradient, ask the parameters": (0, None),
         "these are the prompts and gates; another parameter trains, too": (adapter, None),
         "that is the base, which does not train": (total - trains, None),
         "the word matrix is counted twice: it is one, with two names": (None, total + words),
@@ -1009,6 +1023,10 @@ def _(adapter_layers, adapter_len, norm_trains):
         "that is what trains; all are asked for": (None, trains),
     }
     assert_results(result, {"what trains": trains, "all": total}, mistakes=mistakes)
+    with torch.device("meta"):
+        away = small_llama()
+    expected, what = {"what trains": total - adapter, "all": total - adapter}, "on the meta device"
+    assert_results(count_parameters(away), expected, what=what)
 
 
 # %% [raw] tags=["wrong"] says="the word matrix is counted twice"
@@ -1241,7 +1259,12 @@ def _(adapter_layers, adapter_len):
             save_prompts(model, path)
             assert path.is_file(), f"there is no file {path.name}: write to the path that is given"
         for path, model in files.items():
-            saved = load_file(path)
+            try:
+                saved = load_file(path)
+            except Exception:
+                raise AssertionError(
+                    "this is no safetensors file: write it with save_file"
+                ) from None
             base = [key for key in saved if "adaption_prompt" not in key]
             assert not base, f"the file holds {len(base)} tensors of the base, as {base[0]}"
             missing = sorted(own(model).keys() - saved.keys())
@@ -1256,6 +1279,7 @@ def _(adapter_layers, adapter_len):
         for path, model in files.items():
             fresh = attached(adapter_layers, adapter_len)
             before = dict(fresh.named_parameters())
+            old = {key: p.detach().clone() for key, p in before.items()}
             try:
                 load_prompts(fresh, path)
             except (ValueError, RuntimeError) as error:
@@ -1265,6 +1289,8 @@ def _(adapter_layers, adapter_len):
                 said = "was replaced by another object: an optimizer would go on with the old one"
                 assert parameter is before[key], f"{key} {said}"
                 if key in own(model):
+                    said = "is as it was before loading: write into the model's own parameters"
+                    assert not torch.equal(parameter, old[key]), f"{key} {said}"
                     assert_close(parameter, own(model)[key], what=f"{key} after loading")
                     assert parameter.requires_grad, f"{key} does not train any more after loading"
 

@@ -122,12 +122,18 @@ print(format_prompt(tokenizer, first["instruction"]))
 #
 # The model does not see letters but **tokens**: numbers from 0 to 49,151. Each mark is one token.
 
+# %% tags=["nbval-ignore-output"]
+of_mark = predict("`<|im_end|>` is 1 token. How many is it with a space after the `<`?", mine=...)
+
 # %%
 prompt = encode_prompt(tokenizer, first["instruction"])
 for token in prompt[20:28]:
     print(f"{token:6}  {tokenizer.decode(token)!r}")
 spelled = tokenizer("< |im_end|>").input_ids
 print(f"\n<|im_end|> is 1 token; with a space in it, {len(spelled)} tokens and no mark")
+
+# %% tags=["nbval-ignore-output"]
+of_mark.compare(len(spelled))
 
 # %% [markdown]
 # ## Which tokens are learnt
@@ -204,6 +210,10 @@ def _(instruction, output, eos_token):
     row = encode_row(spoken, instruction, output)
     assert isinstance(row, Mapping) and set(row) == {"input_ids", "labels"}, (
         'return a dictionary, {"input_ids": ..., "labels": ...}'
+    )
+    numbers_only = all(not isinstance(x, str) for x in row["input_ids"])
+    assert numbers_only, (
+        "there are texts among the ids: tokenizer(...) is a dictionary, take its ids"
     )
     ids, labels = row["input_ids"], row["labels"]
     assert isinstance(ids, list) and isinstance(labels, list), "return plain lists of numbers"
@@ -419,7 +429,9 @@ def _(lengths, pad_token_id):
 
     ids, labels = ([row[name] for row in rows] for name in ("input_ids", "labels"))
     right = padded(ids, pad_token_id)
-    mistakes = {
+    by_length = sorted(ids, key=len), sorted(ids, key=len, reverse=True)
+    sort = "the rows are sorted by length: leave them in their order"
+    mistakes = {sort: padded(next(x for x in by_length if x != ids), pad_token_id)} | {
         "pad on the right: the rows should begin in the first column": (
             padded(ids, pad_token_id, left=True)
         ),
@@ -450,6 +462,9 @@ def _(lengths, pad_token_id):
     right = padded(labels, IGNORE_INDEX)
     mistakes = {
         "padding is learnt: its labels should be IGNORE_INDEX": padded(labels, pad_token_id),
+        "the labels are shifted, but the model shifts them itself": padded(
+            [values[1:] for values in labels], IGNORE_INDEX
+        ),
         "0 is the id of a real token; pad the labels with IGNORE_INDEX": padded(labels, 0),
         "these are the ids; the labels of a row are in row['labels']": padded(ids, IGNORE_INDEX),
         "these are the ids with their padding; a label of padding is IGNORE_INDEX": padded(
@@ -850,10 +865,16 @@ def _():
         "8": ("80", False),
         "80 %": ("80", False),
         "8 0": ("80", False),
+        "8  0": ("8 0", False),
+        "80.": ("80", False),
+        '"80"': ("80", False),
         "Attic": ("attic", False),
         "": ("off", False),
     }
-    single = {answer: exact_match([answer], [e]) for answer, (e, _) in pairs.items()}
+    try:
+        single = {answer: exact_match([answer], [e]) for answer, (e, _) in pairs.items()}
+    except json.JSONDecodeError:
+        raise AssertionError("answers are texts, and need not be JSON: compare the texts") from None
     assert single["on"] in (1, True), f"one right answer of one gives 1, got {single['on']!r}"
     assert single["on\n"] == 1 and single[" 80"] == 1, (
         "spaces and line breaks at the ends count as wrong: use strip, on both texts"
@@ -862,16 +883,23 @@ def _():
     assert single["8"] == 0 and single[""] == 0, "a part of the expected text is not all of it"
     assert single["Attic"] == 0, "'Attic' is not 'attic': capital letters count"
     assert single["8 0"] == 0, "'8 0' is not '80': only spaces at the ends do no harm"
+    assert single["8  0"] == 0, "two spaces in the middle are not one: only those at the ends go"
+    said = "is not '80': only spaces and line breaks are taken off the ends"
+    for marked in ("80.", '"80"'):
+        assert single[marked] == 0, f"{marked!r} {said}"
 
     share = exact_match(list(pairs), [e for e, _ in pairs.values()])
     mistakes = {
         "this is the number of right answers; divide by how many there are": 3.0,
-        "return a share from 0 to 1, not percent": 300 / 8,
+        "return a share from 0 to 1, not percent": 300 / 11,
+        "look at all pairs before you return: this is the first one alone": 1 / 11,
+        "divide by the number of answers, equal ones count each": 3 / 7,
+        "each answer belongs to the expected text at its own place": 4 / 11,
         "this only says whether all are right; return the share": 0.0,
         "this only says whether any is right; return the share": 1.0,
-        "this is the share of wrong answers": 5 / 8,
+        "this is the share of wrong answers": 8 / 11,
     }
-    assert_close(share, 3 / 8, mistakes=mistakes)
+    assert_close(share, 3 / 11, mistakes=mistakes)
     assert_close(exact_match(["a", "b", "c"], ["a", "b", "x"]), 2 / 3, what="2 of 3 right answers")
     swapped = exact_match(["on", "off"], ["off", "on"])
     assert swapped == 0, "each answer belongs to the expected text at its own place"
@@ -1027,7 +1055,10 @@ def _(n, test_share, n_test):
     some_groups = ["abcdefghij"[i] for i in range(n) for _ in range(i + 1)]
     random.Random(1).shuffle(some_groups)
     n_rows = len(some_groups)
-    train, test = map(list, unpacked(group_split(some_groups, test_share), "training", "test"))
+    sides = unpacked(group_split(some_groups, test_share), "training", "test")
+    no_set = not any(isinstance(side, (set, frozenset)) for side in sides)
+    assert no_set, "a set has no order: return lists of row numbers"
+    train, test = map(list, sides)
     assert all(hasattr(row, "__index__") for row in train + test), (
         "return row numbers, not the groups: 0 is the first row"
     )
@@ -1036,6 +1067,8 @@ def _(n, test_share, n_test):
     assert sorted(train + test) == list(range(n_rows)), (
         f"each of the {n_rows} rows goes to one of the sides"
     )
+    in_order = train == sorted(train) and test == sorted(test)
+    assert in_order, "the row numbers of a side should stand in order"
     held_out = {some_groups[row] for row in test}
     assert len(held_out) != n - n_test, "training and test look swapped: training comes first"
     for seed in range(5):
@@ -1064,6 +1097,12 @@ def _(n, test_share, n_test):
         )
     several = {held_out_from(some_groups, seed) for seed in range(5)}
     assert len(several) > 1, "five seeds hold out the same groups: shuffle them with the seed"
+    alike = ["attic", "old attic", "cellar", "wine cellar"]
+    for seed in range(5):
+        sizes = [len(side) for side in group_split(alike, 0.5, seed)]
+        assert sizes == [2, 2], (
+            "'attic' is a part of 'old attic', and another group: compare whole names"
+        )
 
 
 # %% [raw] tags=["wrong"] says="hold out groups, not rows"

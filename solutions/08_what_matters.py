@@ -163,6 +163,8 @@ def _(scores):
     n, middle = len(scores), sum(scores) / len(scores)
     squares = sum((score - middle) ** 2 for score in scores)
     mean, error = unpacked(mean_and_error(torch.tensor(scores)), "the mean", "the error")
+    for what, x in (("the mean", mean), ("the error", error)):
+        assert not isinstance(x, str), f"return numbers: {what} is a text"
     mistakes = {
         "this is the median": sorted(scores)[n // 2],
         "this is the sum; divide by n": sum(scores),
@@ -182,8 +184,26 @@ def _(scores):
             (squares / (n - 1) / (n - 1)) ** 0.5
         ),
         "divide by sqrt(n), do not multiply": (squares / (n - 1) * n) ** 0.5,
+        "this is the variance of the scores; take its root, and divide by sqrt(n)": (
+            squares / (n - 1)
+        ),
+        "the root is taken of the whole quotient: divide the deviation by n ** 0.5": (
+            ((squares / (n - 1)) ** 0.5 / n) ** 0.5
+        ),
+        "square the deviations; these are absolute ones": (
+            sum(abs(score - middle) for score in scores) / n / n**0.5
+        ),
+        "square the deviations: this is the mean absolute one": (
+            sum(abs(score - middle) for score in scores) / n
+        ),
     }
-    assert_close(error, (squares / (n - 1) / n) ** 0.5, mistakes=mistakes, what="the error")
+    right = (squares / (n - 1) / n) ** 0.5
+    mistakes |= {
+        f"it is rounded to {digits} digits: return it as it is": round(right, digits)
+        for digits in (1, 2, 3)
+        if round(right, digits) != round(right, 6)
+    }
+    assert_close(error, right, mistakes=mistakes, what="the error")
     assert not isinstance(mean, Tensor), "return plain numbers: the mean is a tensor, take .item()"
     assert not isinstance(error, Tensor), (
         "return plain numbers: the error is a tensor, take .item()"
@@ -191,7 +211,12 @@ def _(scores):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the spread of a single number
-        alone = unpacked(mean_and_error(torch.tensor(scores[:1])), "the mean", "the error")
+        try:
+            alone = unpacked(mean_and_error(torch.tensor(scores[:1])), "the mean", "the error")
+        except (ValueError, ZeroDivisionError):
+            raise AssertionError(
+                "one score is allowed: return it as the mean, and float('nan') as its error"
+            ) from None
         zeros = unpacked(mean_and_error(torch.zeros(2)), "the mean", "the error")
     assert alone[0] == scores[0], f"the mean of one run is its score, {scores[0]}, got {alone[0]!r}"
     said = "one run says nothing about the spread: return float('nan') as its error, not"
@@ -520,6 +545,12 @@ def _(lonely, last):
     )
     mistakes = {
         "the sign: take changed - default": (-right[0], None),
+        "these are shares of the default's score: take the plain differences": (
+            (differences / torch.tensor([0.3, 0.6, 0.2])).mean().item(),
+            None,
+        ),
+        "this is how often the changed setting won: take the differences": (1.0, None),
+        "divide by the number of pairs, not of all runs": (differences.sum().item() / 5, None),
         f"the seeds {lonely} and 9 have no partner: leave them out": (
             sum(some.values()) / 5 - 2.05 / 4,
             None,
@@ -538,12 +569,41 @@ def _(lonely, last):
             None,
             differences.std().item(),
         ),
+        "this is the error of two settings that share nothing; take that of the differences": (
+            None,
+            math.hypot(
+                *(mean_and_error(torch.tensor(list(x.values())))[1] for x in (some, others))
+            ),
+        ),
+        "these are the errors of both means, one from the other; take that of the differences": (
+            None,
+            abs(float(spreads[0] - spreads[1])) / 3**0.5,
+        ),
     }
     expected = {"the mean": right[0], "the error": right[1]}
     assert_results(paired_difference(some, others), expected, mistakes=mistakes)
     expected = {"the mean": -right[0], "the error": right[1]}
     what = "with the two settings swapped"
-    assert_results(paired_difference(others, some), expected, what=what)
+    mistakes = {"a difference has a sign: do not take its size": (right[0], None)}
+    assert_results(paired_difference(others, some), expected, mistakes=mistakes, what=what)
+
+    # a score of 0, two equal differences, and the best run of one is the worst of the other
+    some, others = {1: 0.0, 2: 0.75, 5: 0.5}, {5: 0.25, 1: 0.75, 2: 0.5}
+    differences = torch.tensor([-0.75, 0.25, 0.25])
+    expected = {
+        "the mean": differences.mean().item(),
+        "the error": differences.std().item() / 3**0.5,
+    }
+    mistakes = {
+        "two seeds may have the same difference: both count": (-0.25, None),
+        "a score of 0 is a score: leave out only seeds that are missing": (0.25, None),
+        "pair by seed; these scores were sorted first": (
+            None,
+            torch.tensor([-0.25, 0.0, 0.0]).std().item() / 3**0.5,
+        ),
+    }
+    what = "of two settings with a score of 0"
+    assert_results(paired_difference(some, others), expected, mistakes=mistakes, what=what)
 
 
 # %% [raw] tags=["wrong"] says="take changed - default"
@@ -877,7 +937,22 @@ def _(shift, price):
         30: [0.40, 0.60, 1.40],
     }
     cells = {price * cost: torch.tensor(values) + shift for cost, values in scores.items()}
-    chosen = cheapest_good_cell(cells)
+
+    def choice(cells):
+        try:
+            chosen = cheapest_good_cell(cells)
+        except ValueError as error:
+            if "empty" not in str(error):
+                raise
+            raise AssertionError(
+                "no cell is left: the line is the best mean minus its error, a cell that lies on "
+                "the line counts (>=), and all cells are looked at"
+            ) from None
+        several = isinstance(chosen, (list, tuple, set, dict))
+        assert not several, f"return one cost alone, got a {type(chosen).__name__}"
+        return chosen
+
+    chosen = choice(cells)
     assert chosen in cells, f"return the cost of one of the cells, not {chosen!r}"
     why = {
         50: "is the best cell, but a cheaper one is nearly as good",
@@ -897,8 +972,10 @@ def _(shift, price):
         return {price * (n + 2): torch.full((3,), mean) for n, mean in enumerate(means)}
 
     said = "two cells have the best mean: both are on the line, and the cheaper one counts"
-    assert cheapest_good_cell(right(0.5, 0.75, 0.75, 0.25)) == price * 3, said
-    assert cheapest_good_cell(right(0.75, 0.5)) == price * 2, "the cheapest may be the best, too"
+    assert choice(right(0.5, 0.75, 0.75, 0.25)) == price * 3, said
+    assert choice(right(0.75, 0.5)) == price * 2, "the cheapest may be the best, too"
+    same = {10: torch.tensor([0.5, 0.5]), 9: torch.tensor([0.5, 0.5])}
+    assert choice(same) == 9, "costs are numbers: 9 is cheaper than 10 (as texts, '10' comes first)"
 
 
 # %% [raw] tags=["wrong"] says="50 is the best cell"
@@ -1063,6 +1140,14 @@ def _(sign):
         "nothing is lost here: round the numbers to bfloat16 first, then the result": 0.0,
         "this is how many do not move; a share lies between 0 and 1: take the mean": 3.0,
         "this is a percentage; a share lies between 0 and 1": 300 / 7,
+        "round to bfloat16 before the step, too: the numbers are kept in it": 2 / 7,
+        "nearly equal is not unmoved: compare with ==": 5 / 7,
+        "nothing has moved here: are before and after one tensor, or is only one number looked at?": (
+            1.0
+        ),
+        "the share itself is rounded to bfloat16: take the mean in float32": (
+            torch.tensor(3 / 7).bfloat16().item()
+        ),
     }
     assert_close(share, 3 / 7, mistakes=mistakes)
     for numbers, step, right, says in (
