@@ -258,6 +258,10 @@ OUTPUTS = {
         [new_output("stream", text=str(course.FIXTURE / "a.txt"))],
         "a path of this machine",
     ),
+    "an outcome that nobody asked for": (
+        [new_output("stream", text="The outcome nan is no number. Write a number")],
+        "compares with what was not asked for",
+    ),
     "a picture without alt text": ([PICTURE], "start with `# alt: what it shows`"),
 }
 

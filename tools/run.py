@@ -15,6 +15,7 @@ from tools.notebook import code_cells
 
 CELL_TIMEOUT = 600
 ALT = re.compile(r"# alt: (\S.*)")
+BAD_OUTCOME = re.compile(r"The outcome .* is (?:none of the options|no number)\.")
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -96,6 +97,8 @@ def _checked(
     for text in _texts(output):
         if ADDRESS.search(text):
             refuse(lesson, notebook, cell, f"prints a memory address: {text.strip()[:80]}")
+        if found := BAD_OUTCOME.search(text):
+            refuse(lesson, notebook, cell, f"compares with what was not asked for: {found[0]}")
         for place in (Path.home(), lesson.path.resolve().parents[1], tempfile.gettempdir()):
             if len(str(place)) > 1 and str(place) in text:
                 refuse(lesson, notebook, cell, f"prints a path of this machine: {place}")

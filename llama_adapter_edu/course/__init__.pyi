@@ -5,3 +5,4 @@ from .checks.asserts import unpacked as unpacked
 from .checks.behaviour import assert_any_device as assert_any_device
 from .checks.behaviour import assert_gradients as assert_gradients
 from .checks.checker import check as check
+from .predictions import predict as predict
