@@ -29,7 +29,7 @@ Student = Callable[[Tensor, Tensor], Tensor]  # input_ids (b s), attention_mask 
 def prepare(way: str, model: PreTrainedModel, document_ids: Tensor) -> tuple[Student, nn.Module]:
     """The adapted model as a function of tokens, and the module whose parameters train."""
     model.requires_grad_(False)
-    plain = partial(_logits, model)
+    plain = as_student(model)
     if way == "prompts":
         layers = min(30, model.config.num_hidden_layers)
         return plain, add_adaption_prompts(model, AdaptionPromptConfig(10, layers))
@@ -38,26 +38,30 @@ def prepare(way: str, model: PreTrainedModel, document_ids: Tensor) -> tuple[Stu
             r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
         )
         tuned = peft.get_peft_model(model, config)
-        return partial(_logits, tuned), tuned
+        return as_student(tuned), tuned
     if way == "V2":
         return plain, _bias_scale_and_norms(model)
+    cache = DynamicCache()
     with torch.no_grad():
-        cache = model(document_ids[:, :SLOTS], use_cache=True).past_key_values
+        model(document_ids[:, :SLOTS], None, None, cache)
     start = [(layer.keys, layer.values) for layer in cache.layers]
     if way == "prefix":
         start = [tuple(torch.randn_like(part) for part in layer) for layer in start]
     trained = TrainedCache(start, n_frozen=way == "cartridge")
-    return partial(_logits, model, trained=trained), trained
+    return as_student(model, trained), trained
 
 
-def _logits(
-    model: nn.Module, ids: Tensor, mask: Tensor, trained: "TrainedCache | None" = None
-) -> Tensor:
+def as_student(model: nn.Module, trained: "TrainedCache | None" = None) -> Student:
+    """The model, with a trained cache before the tokens if there is one, as a function."""
+    return partial(_logits, model, trained=trained)
+
+
+def _logits(model: nn.Module, ids: Tensor, mask: Tensor, trained: "TrainedCache | None") -> Tensor:
     if trained is None:
         return model(input_ids=ids, attention_mask=mask).logits
     cache = trained(len(ids))
     seen = torch.cat([mask.new_ones(len(ids), cache.get_seq_length()), mask], dim=1)
-    return model(input_ids=ids, attention_mask=seen, past_key_values=cache).logits
+    return model(ids, seen, None, cache).logits
 
 
 class TrainedCache(nn.Module):

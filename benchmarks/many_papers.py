@@ -20,7 +20,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from benchmarks.five_ways import WAYS, prepare
+from benchmarks.five_ways import WAYS, as_student, prepare
 from benchmarks.measure import conditions
 from benchmarks.methods import Base
 from llama_adapter_edu import load_llama
@@ -65,7 +65,7 @@ class Task:
         return (teacher.exp() * (teacher - student)).sum(-1).mean()
 
     def right(self, name: str, logits: Tensor) -> float:
-        """The share of answers whose every token is the likeliest one: what greedy decoding says."""
+        """The share of answers that greedy decoding gives: each token is the likeliest one."""
         rows = self.rows[name]
         hit = logits.argmax(-1)[:, :-1] == rows.input_ids[:, 1:]
         return (hit | ~rows.predicts[:, :-1]).all(1).float().mean().item()
@@ -128,8 +128,7 @@ def main() -> None:
         task = Task(base, tokenizer, seed, device)
         right = {f"right_{name}": task.right(name, task.teacher[name]) for name in task.rows}
         result["teacher"].append({"tokens": task.document.shape[1], **right})
-        model = base.model()
-        result["bare"].append(task.scores(lambda ids, mask: model(ids, attention_mask=mask).logits))
+        result["bare"].append(task.scores(as_student(base.model())))
         for way in WAYS:
             for rate in RATES[way] if seed == 0 else [best_rate(way, result["runs"])]:
                 result["runs"].append(run(way, base, task, seed, rate, settings.steps))
@@ -139,7 +138,10 @@ def main() -> None:
     for way in WAYS:
         rate = best_rate(way, result["runs"])
         kept = [r for r in result["runs"] if (r["way"], r["learning_rate"]) == (way, rate)]
-        print(way, *(f"{name} {mean(r[name] for r in kept):.3f}" for name in ("kl_trained", "kl_other")))
+        print(
+            way,
+            *(f"{name} {mean(r[name] for r in kept):.3f}" for name in ("kl_trained", "kl_other")),
+        )
 
 
 if __name__ == "__main__":
