@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 from pathlib import Path
-from statistics import mean
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from torch import Tensor
 from benchmarks.five_ways import WAYS, as_student, prepare
 from benchmarks.measure import conditions
 from benchmarks.methods import Base
+from benchmarks.report_more import best_runs, five_ways
 from llama_adapter_edu import load_llama
 from llama_adapter_edu.course.tasks.document import Rows, document, question_rows
 
@@ -104,12 +104,6 @@ def run(way: str, base: Base, task: Task, seed: int, rate: float, steps: int) ->
     }
 
 
-def best_rate(way: str, runs: list[dict]) -> float:
-    """The learning rate with the lowest KL on the trained questions of seed 0."""
-    tried = [one for one in runs if one["way"] == way and one["seed"] == 0]
-    return min(tried, key=lambda one: one["kl_trained"])["learning_rate"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
@@ -130,18 +124,12 @@ def main() -> None:
         result["teacher"].append({"tokens": task.document.shape[1], **right})
         result["bare"].append(task.scores(as_student(base.model())))
         for way in WAYS:
-            for rate in RATES[way] if seed == 0 else [best_rate(way, result["runs"])]:
+            for rate in RATES[way] if seed == 0 else [best_runs(result, way)[0]["learning_rate"]]:
                 result["runs"].append(run(way, base, task, seed, rate, settings.steps))
                 print(json.dumps(result["runs"][-1]), flush=True)
                 text = json.dumps(result, indent=1) + "\n"
                 settings.output.write_text(text, encoding="utf-8")
-    for way in WAYS:
-        rate = best_rate(way, result["runs"])
-        kept = [r for r in result["runs"] if (r["way"], r["learning_rate"]) == (way, rate)]
-        print(
-            way,
-            *(f"{name} {mean(r[name] for r in kept):.3f}" for name in ("kl_trained", "kl_other")),
-        )
+    print(*five_ways(result), sep="\n")
 
 
 if __name__ == "__main__":
