@@ -69,12 +69,11 @@ use_style()
 # linear layer, and we leave its bias out.
 #
 # In code, each is a few lines. `side` is the image, or the control. Where the paper has a large
-# network, a small one does: how a gradient meets a zero does not depend on the size.
+# network, a small one does: how a gradient meets a zero does not depend on the size. Here m is 24,
+# with 3 heads of width 8.
+
 
 # %%
-M, H, D = 24, 3, 8  # model width, heads, head width
-
-
 def small_network(x: Float[Tensor, "b s m"], weight: Float[Tensor, "m n"]) -> Tensor:
     """Any network with parameters will do."""
     return einsum(x, weight, "b s m, m n -> b s n").tanh()
@@ -94,22 +93,24 @@ def controlnet(x, side, first, copy, last):
 
 
 def llama_adapter(x, side, gate, prompts):
-    query = key = value = split_heads(x, D)
+    query = key = value = split_heads(x, prompts.shape[-1])
     added = gated_prompt_attention(query, prompts, prompts, gate)
     return merge_heads(causal_attention(query, key, value) + added)
 
 
 def gated_attention(x, side, gate, branch):
-    query = key = split_heads(x, D)
-    value = split_heads(small_network(x, branch), D)
+    head_dim = x.shape[-1] // gate.shape[-1]
+    query = key = split_heads(x, head_dim)
+    value = split_heads(small_network(x, branch), head_dim)
     opening = einsum(x, gate, "b s m, m h -> b h s").sigmoid()
     read = causal_attention(query, key, value)
     return merge_heads(einsum(opening, read, "b h s, b h s d -> b h s d"))
 
 
 def gpt_oss(x, side, sink, branch):
-    query = key = split_heads(x, D)
-    value = split_heads(small_network(x, branch), D)
+    head_dim = x.shape[-1] // len(sink)
+    query = key = split_heads(x, head_dim)
+    value = split_heads(small_network(x, branch), head_dim)
     scores = attention_scores(query, key)
     of_sink = repeat(sink, "h -> b h s 1", b=len(x), s=x.shape[1])
     weights = causal_softmax(torch.cat([of_sink, scores], dim=-1))[..., 1:]
@@ -130,18 +131,18 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(shape, requires_grad=True)
 
 
-def gate_and_start(name: str) -> tuple[Callable, dict[str, Tensor]]:
+def gate_and_start(name: str, m=24, h=3, d=8) -> tuple[Callable, dict[str, Tensor]]:
     """One of the six gates as a function, and its parameters as they start."""
     return {
-        "ReZero": (rezero, {"gate": zeros(1), "branch": noise(M, M)}),
-        "Flamingo": (flamingo, {"gate": zeros(1), "branch": noise(M, M)}),
+        "ReZero": (rezero, {"gate": zeros(1), "branch": noise(m, m)}),
+        "Flamingo": (flamingo, {"gate": zeros(1), "branch": noise(m, m)}),
         "ControlNet": (
             controlnet,
-            {"first": zeros(M, M), "copy": noise(M, M), "last": zeros(M, M)},
+            {"first": zeros(m, m), "copy": noise(m, m), "last": zeros(m, m)},
         ),
-        "LLaMA-Adapter": (llama_adapter, {"gate": zeros(H), "prompts": noise(H, 5, D)}),
-        "gated attention": (gated_attention, {"gate": noise(M, H), "branch": noise(M, M)}),
-        "gpt-oss": (gpt_oss, {"sink": noise(H), "branch": noise(M, M)}),
+        "LLaMA-Adapter": (llama_adapter, {"gate": zeros(h), "prompts": noise(h, 5, d)}),
+        "gated attention": (gated_attention, {"gate": noise(m, h), "branch": noise(m, m)}),
+        "gpt-oss": (gpt_oss, {"sink": noise(h), "branch": noise(m, m)}),
     }[name]
 
 
@@ -154,9 +155,9 @@ def without(name: str, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         return x
     if name == "ControlNet":
         return x.tanh()
-    query = key = value = split_heads(x, D)
+    query = key = value = split_heads(x, 8)
     if "branch" in parameters:
-        value = split_heads(small_network(x, parameters["branch"]), D)
+        value = split_heads(small_network(x, parameters["branch"]), 8)
     return merge_heads(causal_attention(query, key, value))
 
 
@@ -169,7 +170,7 @@ guess = predict("How many of the six start as exactly the model without them?", 
 
 # %%
 torch.manual_seed(0)
-x, side = torch.randn(2, 7, M), torch.randn(2, 7, M)
+x, side = torch.randn(2, 7, 24), torch.randn(2, 7, 24)
 silent_gates = []
 for name in NAMES:
     gate_function, parameters = gate_and_start(name)
@@ -198,7 +199,7 @@ guess.compare(len(silent_gates))
 def measured_gradients(name: str, steps: int = 2) -> list[dict[str, float]]:
     """The length of each parameter's gradient at step 0, step 1, ...; each step is along it."""
     gate_function, parameters = gate_and_start(name)
-    x, side, push = torch.randn(3, 2, 7, M)
+    x, side, push = torch.randn(3, 2, 7, 24)
     lengths = []
     for _ in range(steps):
         loss = (push * gate_function(x, side, **parameters)).sum()
@@ -369,9 +370,9 @@ plt.show()
 # The tokens get e^L / (e^L + e^sink), and that is sigmoid(L − sink).
 
 # %%
-query = split_heads(x, D)
-sink, branch = noise(H), noise(M, M)
-value = split_heads(small_network(x, branch), D)
+query = split_heads(x, 8)
+sink, branch = noise(3), noise(24, 24)
+value = split_heads(small_network(x, branch), 8)
 seen = torch.ones(7, 7).tril() > 0
 scores = attention_scores(query, query).masked_fill(~seen, float("-inf"))
 log_sum = scores.logsumexp(dim=-1)  # b h s
