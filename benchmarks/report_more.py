@@ -1,4 +1,6 @@
-"""Tables of several GPUs, and of batches with several adapters, for docs/measured.md."""
+"""Tables of several GPUs, of mixed adapters and of five ways, for docs/measured.md."""
+
+from statistics import mean
 
 from benchmarks.report_speed import rounded, source, where
 
@@ -69,3 +71,42 @@ def mixed_adapters(records: list[dict]) -> list[str]:
         "|---|--:|--:|--:|",
         *rows,
     ]
+
+
+def best_runs(stored: dict, way: str) -> list[dict]:
+    """The runs of one of five ways, with the learning rate that was chosen on seed 0."""
+    tried = [run for run in stored["runs"] if run["way"] == way]
+    first = [run for run in tried if run["seed"] == 0]
+    rate = min(first, key=lambda run: run["kl_trained"])["learning_rate"]
+    return [run for run in tried if run["learning_rate"] == rate]
+
+
+def five_ways(stored: dict) -> list[str]:
+    """How near five ways bring the Llama to one that has the document in its context."""
+    about = stored["conditions"]
+    steps = f"{about['steps']} step{'s' if about['steps'] > 1 else ''}"
+    n_seeds = len({run["seed"] for run in stored["runs"]})
+    ways = dict.fromkeys(run["way"] for run in stored["runs"])
+    rows = [(way, best_runs(stored, way)) for way in ways]
+    return [
+        "## A document in five ways",
+        "",
+        f"The task of lesson 10 ([many_papers.json](llama_adapter_edu/course/results/"
+        f"many_papers.json), [`python -m benchmarks.many_papers`](benchmarks/many_papers.py)): "
+        f"{steps} of distillation, the best of three learning rates, the mean of "
+        f"{n_seeds} seeds, on {about['device']}. KL in nats to the Llama that has the "
+        "document in its context, in the trained questions' words and in other words.",
+        "",
+        "| way | parameters that train | learning rate | KL, trained words | KL, other words |",
+        "|---|--:|--:|--:|--:|",
+        f"| the bare Llama | 0 | | {_both(stored['bare'])} |",
+        *(
+            f"| {way} | {runs[0]['trainable_parameters']:,} | {runs[0]['learning_rate']:g} "
+            f"| {_both(runs)} |"
+            for way, runs in rows
+        ),
+    ]
+
+
+def _both(runs: list[dict]) -> str:
+    return " | ".join(f"{mean(r[name] for r in runs):.2f}" for name in ("kl_trained", "kl_other"))

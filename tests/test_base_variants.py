@@ -10,6 +10,7 @@ from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.training.step import check_gradients
 
 CONFIG = AdaptionPromptConfig(adapter_len=5, adapter_layers=2)
+V2 = AdaptionPromptConfig(adapter_len=5, adapter_layers=2, bias_scale=True, norms=True)
 WORDS = torch.arange(3, 17).reshape(2, 7)
 ON_DISK = {"model.layers.1": "disk", "model.layers.2": "disk"}
 ELSEWHERE = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
@@ -25,12 +26,15 @@ def folder(tmp_path_factory):
     return path
 
 
-def adapted(base):
+def adapted(base, config=CONFIG):
     """The base with the same prompts and half-open gates each time."""
     torch.manual_seed(0)
-    add_adaption_prompts(base, CONFIG)
+    add_adaption_prompts(base, config)
     for prompt in adapter_prompts(base, "default").values():
         torch.nn.init.normal_(prompt.gate)
+    for name, parameter in base.named_parameters():
+        if ".changes." in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
     return base
 
 
@@ -120,11 +124,12 @@ class TestQuantized:
 
         return load
 
-    def test_closed_gates_change_nothing(self, load):
+    @pytest.mark.parametrize("config", [CONFIG, V2], ids=["prompts", "V2"])
+    def test_closed_gates_change_nothing(self, load, config):
         model = load()
         with torch.no_grad():
             base = model(input_ids=WORDS).logits
-            add_adaption_prompts(model, CONFIG)
+            add_adaption_prompts(model, config)
             assert torch.equal(model(input_ids=WORDS).logits, base)
 
     @pytest.fixture
@@ -135,10 +140,13 @@ class TestQuantized:
             weight = getattr(module, "weight", None)
             if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
                 twin.get_submodule(name).weight.data = dequantized(weight)
-        return adapted(twin)
+        return twin
 
-    def test_gradients_and_training_are_those_of_the_same_numbers_in_32_bits(self, load, twin):
-        model = adapted(load())
+    @pytest.mark.parametrize("config", [CONFIG, V2], ids=["prompts", "V2"])
+    def test_gradients_and_training_are_those_of_the_same_numbers_in_32_bits(
+        self, load, twin, config
+    ):
+        model, twin = adapted(load(), config), adapted(twin, config)
         frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
         torch.testing.assert_close(gradients(model.train()), gradients(twin), rtol=0.01, atol=1e-4)
         losses = tiny_run(model=model)[0].losses

@@ -161,7 +161,11 @@ class TestPeft:
 
 
 BROKEN_LIT = {
-    "V2": (lambda t: t.update({"lm_head.adapter_bias": torch.zeros(2)}), "V2"),
+    "a part of V2": (
+        lambda t: t.update({"lm_head.adapter_bias": torch.zeros(96)}),
+        "lm_head.adapter_scale is missing",
+    ),
+    "LoRA": (lambda t: t.update({"lm_head.lora_A": torch.zeros(2)}), "holds more than an adapter"),
     "a layer is missing": (
         lambda t: [t.pop(key) for key in list(t) if ".2." in key],
         "transformer.h.2.attn.adapter_wte.weight is missing",
@@ -291,7 +295,16 @@ BROKEN_OFFICIAL = {
         {},
         "layers.2.attention.gate is missing",
     ),
-    "V2": (lambda t: t.update({"norm.weight": torch.zeros(3)}), {}, "V2"),
+    "norms of V2": (
+        lambda t: t.update({"norm.weight": torch.zeros(3)}),
+        {},
+        r"layers\.0\.input_layernorm\.weight is missing",
+    ),
+    "multi-modal": (
+        lambda t: t.update({"llama.norm.weight": torch.zeros(48)}),
+        {},
+        "multi-modal model, whose visual encoder is not in this library",
+    ),
     "no prompts": (lambda t: t.pop("adapter_query.weight"), {}, "not the authors' format"),
     "more layers": (
         lambda t: t.update({"layers.3.attention.gate": torch.zeros(1, 6, 1, 1)}),

@@ -32,25 +32,42 @@ SIZES = dict(hidden_size=48, intermediate_size=40, num_hidden_layers=3, vocab_si
 HEADS, GROUPS, WIDTH = 6, 2, 8
 IDS = torch.arange(3, 21).reshape(2, 9)
 NAMES = ("a", "b", "c")
+V2 = dict(bias_scale=True, norms=True)
 
 
-def base_model() -> LlamaForCausalLM:
+def base_model(groups: int = GROUPS) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    heads = dict(num_attention_heads=HEADS, num_key_value_heads=GROUPS, pad_token_id=0)
+    heads = dict(num_attention_heads=HEADS, num_key_value_heads=groups, pad_token_id=0)
     return LlamaForCausalLM(LlamaConfig(**SIZES, **heads)).eval()
 
 
 WEIGHTS = {name: w.double() for name, w in base_model().state_dict().items()}
 
 
-def plain_llama(ids: torch.Tensor, prompts: dict[int, tuple[torch.Tensor, torch.Tensor]]):
-    """Logits in float64. `prompts`: by layer, the prompts (p m) and the gates after tanh (h)."""
+def plain_llama(
+    ids: torch.Tensor,
+    prompts: dict[int, tuple[torch.Tensor, torch.Tensor]],
+    v2: dict[str, torch.Tensor] | None = None,
+):
+    """Logits in float64. `prompts`: by layer, the prompts (p m) and the gates after tanh (h).
+
+    `v2`: of LLaMA-Adapter V2, biases, scales and norms by the name of their place in the model.
+    """
+    v2 = {name: x.double() for name, x in (v2 or {}).items()}
 
     def norm(x, name):
-        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * WEIGHTS[name]
+        weight = v2.get(name, WEIGHTS[name])
+        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weight
 
-    def heads(x, weight):
-        return (x @ weight.T).unflatten(-1, (-1, WIDTH)).transpose(-3, -2)
+    def linear(x, name):
+        weight, bias = WEIGHTS[f"{name}.weight"], v2.get(f"{name}.bias", torch.zeros(()))
+        scale = v2.get(f"{name}.scale", torch.ones(()))
+        if v2.get("scaled") is not None:  # the input
+            return (scale * x) @ weight.T + bias
+        return scale * (x @ weight.T + bias)
+
+    def heads(x, name):
+        return linear(x, name).unflatten(-1, (-1, WIDTH)).transpose(-3, -2)
 
     angles = torch.arange(ids.shape[1])[:, None] / 10_000 ** (torch.arange(0, WIDTH, 2) / WIDTH)
     cos, sin = angles.cos().double().repeat(1, 2), angles.sin().double().repeat(1, 2)
@@ -68,7 +85,7 @@ def plain_llama(ids: torch.Tensor, prompts: dict[int, tuple[torch.Tensor, torch.
     later = torch.ones(ids.shape[1], ids.shape[1]).triu(1).bool()
     for layer in range(SIZES["num_hidden_layers"]):
         name = f"model.layers.{layer}."
-        q, k, v, o = (WEIGHTS[f"{name}self_attn.{n}_proj.weight"] for n in "qkvo")
+        q, k, v, o = (f"{name}self_attn.{n}_proj" for n in "qkvo")
         inside = norm(x, f"{name}input_layernorm.weight")
         query = turned(heads(inside, q))
         added = attend(query, turned(heads(inside, k)), heads(inside, v), later)
@@ -78,19 +95,34 @@ def plain_llama(ids: torch.Tensor, prompts: dict[int, tuple[torch.Tensor, torch.
             added = added + gate[:, None, None] * attend(
                 query, heads(rows, k), heads(rows, v), nothing
             )
-        x = x + added.transpose(-3, -2).flatten(-2) @ o.T
+        x = x + linear(added.transpose(-3, -2).flatten(-2), o)
         inside = norm(x, f"{name}post_attention_layernorm.weight")
-        gate, up, down = (WEIGHTS[f"{name}mlp.{n}_proj.weight"].T for n in ("gate", "up", "down"))
-        x = x + (torch.nn.functional.silu(inside @ gate) * (inside @ up)) @ down
-    return norm(x, "model.norm.weight") @ WEIGHTS["lm_head.weight"].T
+        gate, up, down = (f"{name}mlp.{n}_proj" for n in ("gate", "up", "down"))
+        inside = torch.nn.functional.silu(linear(inside, gate)) * linear(inside, up)
+        x = x + linear(inside, down)
+    return linear(norm(x, "model.norm.weight"), "lm_head")
 
 
-def numbers(model, name) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """The adapter's prompts and opened gates as they are now."""
-    return {
+def numbers(model, name) -> tuple[dict, dict]:
+    """The adapter's prompts and opened gates, and what it has of V2, as they are now."""
+    prompts = {
         layer: (prompt.prompts.detach().clone(), prompt.gate.detach().tanh())
         for layer, prompt in adapter_prompts(model, name).items()
     }
+    return prompts, v2_numbers(model, name)
+
+
+def v2_numbers(model, name) -> dict[str, torch.Tensor]:
+    """The adapter's biases, scales and norms by their place, and whether the input is scaled."""
+    mark = f".changes.{name}."
+    found = {n.replace(mark, "."): p for n, p in model.named_parameters() if mark in n}
+    found = {
+        n: p.detach()[:64].clone() if "lm_head" in n else p.detach().clone()
+        for n, p in found.items()
+    }
+    scaled = adapter_configs(model)[name].scaled == "input"
+    found |= {"scaled": torch.ones(())} if scaled else {}
+    return {n: x.clone() for n, x in found.items()}
 
 
 def compare(model, expected, ids=IDS, **inputs):
@@ -106,16 +138,21 @@ class Law(RuleBasedStateMachine):
         super().__init__()
         torch.manual_seed(1)
         self.model, self.now, self.active = base_model(), {}, None
-        self.add("a", 4, 2)
+        self.add("a", 4, 2, {})
 
     def expected(self, name=None, ids=IDS):
-        return plain_llama(ids, self.now[name] if name else {})
+        return plain_llama(ids, *(self.now[name] if name else ({},)))
 
-    @rule(name=st.sampled_from(NAMES), length=st.sampled_from([1, 3, 5]), layers=st.integers(1, 3))
-    def add(self, name, length, layers):
+    @rule(
+        name=st.sampled_from(NAMES),
+        length=st.sampled_from([1, 3, 5]),
+        layers=st.integers(1, 3),
+        v2=st.sampled_from([{}, V2, V2 | {"scaled": "input"}]),
+    )
+    def add(self, name, length, layers, v2):
         if name in self.now:
             remove_adapter(self.model, name)
-        add_adaption_prompts(self.model, AdaptionPromptConfig(length, layers), name)
+        add_adaption_prompts(self.model, AdaptionPromptConfig(length, layers, **v2), name)
         self.active, self.now[name] = name, None
         self.edit_gates(name)
 
@@ -124,6 +161,9 @@ class Law(RuleBasedStateMachine):
         if name in self.now:
             for prompt in adapter_prompts(self.model, name).values():
                 prompt.gate.data.normal_()
+            for place, parameter in self.model.named_parameters():
+                if f".changes.{name}." in place:
+                    parameter.data += 0.1 * torch.randn_like(parameter)
             self.now[name] = numbers(self.model, name)
 
     @precondition(lambda self: self.active)

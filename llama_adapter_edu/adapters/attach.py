@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from llama_adapter_edu.adapters.changes import during
 from llama_adapter_edu.adapters.choice import AdapterState
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
@@ -178,21 +179,26 @@ def _heads_of_rows(
     mask hides from the softmax.
     """
     prompts = attention.adaption_prompts
-    found = {n: _heads(attention, prompts[n], query, None) for n in {*call.choice} if n in prompts}
+    # Each in a call of its own: the projections, too, may be an adapter's (see `changes.py`).
+    found = {
+        n: during(Call(n), _heads, attention, prompts[n], query, None)
+        for n in {*call.choice}
+        if n in prompts
+    }
     if not found:
         return None
-    longest = max((key for key, _, _ in found.values()), key=lambda key: key.shape[1])
-    lengths = [len(found[n][0][0]) if n in found else longest.shape[1] for n in call.choice]
-    nothing = torch.zeros_like(longest)
+    most = max(key.shape[1] for key, _, _ in found.values())
+    nothing = torch.zeros_like(next(key for key, _, _ in found.values() if key.shape[1] == most))
+    lengths = [found[n][0].shape[1] if n in found else most for n in call.choice]
 
     def of_rows(part: int) -> Tensor:
         parts = (found[n][part] if n in found else nothing for n in call.choice)
-        fill = (longest.shape[1] - length for length in lengths)
+        fill = (most - length for length in lengths)
         return torch.stack([F.pad(x, (0, 0, 0, m)) for x, m in zip(parts, fill, strict=True)])
 
     mask = None
-    if min(lengths) < longest.shape[1]:
-        slots = torch.arange(longest.shape[1], device=query.device)
+    if min(lengths) < most:
+        slots = torch.arange(most, device=query.device)
         mask = slots < torch.tensor(lengths, device=query.device)[:, None, None, None]
     return of_rows(0), of_rows(1), mask
 

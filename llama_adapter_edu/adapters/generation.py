@@ -59,6 +59,7 @@ class Generation:
 class _OfThread(threading.local):
     generation: Generation | None = None
     listener: Callable | None = None
+    call: Call | None = None  # of the decoder layer that computes (see `changes.py`)
 
 
 of_thread = _OfThread()

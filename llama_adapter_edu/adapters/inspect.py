@@ -55,7 +55,7 @@ def prompt_weights(
 def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
     """How far the active adapter's gates are open, a row per adapted layer (l), 0 is closed.
 
-    A copy on the CPU; no rows if no adapter is active.
+    A copy on the CPU; no rows if no adapter is active, or the active one has no gates.
     """
     active = active_adapter(model)
     if active is None:
@@ -64,6 +64,8 @@ def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
     for prompt in adapter_prompts(model, active).values():
         with brought_here(prompt):
             openings.append(prompt.gate_opening.detach())
+    if not openings:
+        return torch.zeros(0, 0)
     # Layers may lie on several devices. One copy to the CPU: each would wait for the GPU.
     return torch.stack([opening.to(openings[0].device) for opening in openings]).cpu()
 

@@ -27,6 +27,7 @@ from llama_adapter_edu.adapters.generation import (
     hand_calls_to_layers,
 )
 from llama_adapter_edu.adapters.probe import probe
+from llama_adapter_edu.adapters.v2 import add_changes, all_changes, wanted_parts
 from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -42,7 +43,7 @@ def add_adaption_prompts(
     """Give the topmost `adapter_layers` layers gated prompts, in place, and freeze the base model.
 
     The new adapter is made the active one, the only one that trains. Its gates are zero, so the
-    model computes exactly what it did before.
+    model computes exactly what it did before. With `bias_scale` and `norms` it is one of V2.
 
     Args:
         model: a transformers decoder whose layers hold `self_attn` and use the attention interface,
@@ -65,7 +66,8 @@ def add_adaption_prompts(
         check_uncut(layers)
     check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
     decoder, first = decoder_of(unwrapped(model)), len(layers) - config.adapter_layers
-    adapted = dict(list(enumerate(layers))[first:])
+    adapted = dict(list(enumerate(layers))[first:]) if config.adapter_len else {}
+    wanted_parts(model, config)  # refuses what V2 cannot change
     untouched = state_of(model) is None
     _attach(unwrapped(model), adapted)
 
@@ -81,6 +83,7 @@ def add_adaption_prompts(
             init_std=config.init_std,
             device=compute_device(attention),
         )
+    add_changes(model, config, adapter_name)
     decoder.adapter_state.configs[adapter_name] = config
     set_adapter(model, adapter_name)
     return model
@@ -168,9 +171,9 @@ def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     state = state_of(model)
     state.active = adapter_name
     forget_blocks(state)
-    for prompts in _adapted_layers(model).values():
-        for name, prompt in prompts.items():
-            prompt.requires_grad_(name == adapter_name)
+    for parts in _parts(model):
+        for name, part in parts.items():
+            part.requires_grad_(name == adapter_name)
     for name, vision in _vision(model).items():
         vision.set_trains(name == adapter_name)
 
@@ -186,13 +189,18 @@ def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     """
     check_adapter_name(model, adapter_name)
     state = state_of(model)
-    for prompts in (*_adapted_layers(model).values(), _vision(model)):
-        if adapter_name in prompts:
-            del prompts[adapter_name]
+    for parts in (*_parts(model), _vision(model)):
+        if adapter_name in parts:
+            del parts[adapter_name]
     del state.configs[adapter_name]
     if state.active == adapter_name:
         state.active = None
     forget_blocks(state, adapter_name)
+
+
+def _parts(model: nn.Module) -> list[nn.ModuleDict]:
+    """All places in the model where adapters hold something: {adapter name: what}."""
+    return [*_adapted_layers(model).values(), *all_changes(model).values()]
 
 
 def _vision(model: nn.Module) -> nn.ModuleDict:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
+from llama_adapter_edu.method.float32 import Float32Module
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -23,7 +23,7 @@ def base_fingerprint(model: nn.Module, accelerator: Accelerator) -> str:
             # Of buffers, the whole numbers: quantised weights. Others are computed, and rounded.
             weights = [p for p in module.parameters(recurse=False) if not p.requires_grad]
             weights += [b for b in module.buffers(recurse=False) if not b.is_floating_point()]
-            for weight in weights if not isinstance(module, AdaptionPrompt) else []:
+            for weight in weights if not isinstance(module, Float32Module) else []:
                 spread = hasattr(weight, "to_local")
                 counts = spread or accelerator.is_main_process
                 local = weight.to_local() if spread else weight

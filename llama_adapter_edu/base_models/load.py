@@ -11,6 +11,7 @@ It is downloaded and converted once and loads from the cache afterwards, without
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -121,8 +122,9 @@ def _check_complete(source: str, model: PreTrainedModel, report: dict) -> None:
     modules = {name for name, _ in model.named_modules()}
     # Whole modules more, as a head for other tasks, change nothing; more in a layer does.
     for name in sorted(report["unexpected_keys"]):
-        if ".adaption_prompts." in name:
-            adapter = name.split(".adaption_prompts.")[1].split(".")[0]
+        inside = re.search(r"\.(?:adaption_prompts|changes)\.([^.]+)", name)
+        if inside:
+            adapter = inside[1]
             raise OSError(
                 f"{source} was saved with the adapter {adapter!r} in the model, and would load "
                 "without it. Where you saved it, call save_adapter(model, folder) instead; then "

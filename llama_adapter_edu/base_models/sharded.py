@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
+from llama_adapter_edu.method.float32 import Float32Module
 
 FILES = ["model*.safetensors", "*.json"]
 
@@ -92,9 +92,9 @@ def shard_base(
 
     if all(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("nothing is frozen: call add_adaption_prompts(model) first.")
-    adapters = [module for module in model.modules() if isinstance(module, AdaptionPrompt)]
+    adapters = [module for module in model.modules() if isinstance(module, Float32Module)]
     whole = {p for p in model.parameters() if p.requires_grad}
-    whole |= {p for adapter in adapters for p in adapter.parameters()}
+    whole |= {p for adapter in adapters for p in adapter.parameters(recurse=False)}
     state = _processes()
     mesh = torch.distributed.init_device_mesh(state.device.type, (state.num_processes,))
     layers = [

@@ -20,8 +20,10 @@ from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, qu
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 OLD_WEIGHTS_FILE = "adapter_model.bin"
 LITGPT_FILE, LIT_LLAMA_FILE = "lit_model.pth.adapter", "lit-llama-adapter-finetuned.pth"
+LITGPT_V2_FILE = "lit_model.pth.adapter_v2"
+LIT_FILES = LITGPT_FILE, LITGPT_V2_FILE, LIT_LLAMA_FILE
 VISION_FILES = "vision_config.json", "vision_model.safetensors"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, LITGPT_FILE, LIT_LLAMA_FILE, *VISION_FILES)
+FILES = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, *LIT_FILES, *VISION_FILES)
 
 
 def download_adapter(
@@ -71,7 +73,7 @@ def adapter_file(source: str | os.PathLike) -> Path:
             + why_local(path)
         )
     if path.is_dir():
-        kinds = CONFIG_FILE, LITGPT_FILE, LIT_LLAMA_FILE
+        kinds = CONFIG_FILE, *LIT_FILES
         found = [name for name in kinds if (path / name).exists()] or [CONFIG_FILE]
         if len(found) > 1:
             raise AdapterFileError(

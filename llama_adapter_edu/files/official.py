@@ -11,22 +11,55 @@ at all. So the caller has to say which.
 (2, 3), ...; transformers rotates (0, d/2), (1, d/2 + 1), .... So a conversion reorders the rows of
 the query and key projections, within each head; their products, the scores, stay as they were. A
 prompt comes before the projections and a gate belongs to a whole head: both are taken as they are.
+
+**LLaMA-Adapter V2** (their chat model of 65B) has more:
+
+    layers.{i}.attention.wq_bias, wk_, wv_, wo_          (m)     as many as the layer puts out
+    layers.{i}.attention.wq_scale, ...                   (n)     as many as it takes
+    layers.{i}.feed_forward.w1_bias, w2_, w3_, w1_scale, ...     gate, down and up
+    layers.{i}.attention_norm.weight, ffn_norm.weight, norm.weight
+
+The paper scales the output, s * (W x + b), their code the input, W (s * x) + b. Biases of queries
+and keys come after the projections: their order is turned. A file may lack all biases, all scales,
+or all norms, and has no prompts if they trained without. Their multi-modal model has a visual
+encoder of its own, which this library has not: its files are refused.
 """
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_pickled
-from llama_adapter_edu.files.weights import Layout, base_shape, from_tensors, put_into, refuse_more
+from llama_adapter_edu.files.weights import (
+    Layout,
+    base_shape,
+    from_meta_rotary,
+    from_tensors,
+    put_into,
+    refuse_more,
+    v2_shapes,
+)
 
 PROMPTS = "adapter_query.weight"
-GATE = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.attention\.gate")
+NUMBER = r"layers\.(0|[1-9][0-9]{0,5})"
+GATE = re.compile(rf"{NUMBER}\.attention\.gate")
+PLACES = {f"self_attn.{n}_proj": f"attention.w{n}" for n in "qkvo"}
+PLACES |= {
+    f"mlp.{n}_proj": f"feed_forward.w{i}"
+    for n, i in zip(("gate", "down", "up"), "123", strict=True)
+}
+NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"}
+V2 = re.compile(
+    rf"{NUMBER}\.(?:attention\.w[qkvo]|feed_forward\.w[123])_(?:bias|scale)"
+    rf"|(?:{NUMBER}\.(?:attention|ffn)_)?norm\.weight"
+)
 
 
 def load_official_adapter(
@@ -40,7 +73,7 @@ def load_official_adapter(
     """Add an adapter from the authors' repository to a LLaMA in transformers' format, in place.
 
     Args:
-        path: the `.pth` file, as `llama_adapter_len10_layer30_release.pth`.
+        path: the `.pth` file, as `llama_adapter_len10_layer30_release.pth`, or one of V2.
         gate_activation: "tanh", as in the authors' training code, or "identity", as in their
             inference code and in eq. 7. The file does not say; compare both on a few questions.
         adapter_len: prompts in a layer (K). The file holds only K times the number of layers.
@@ -59,32 +92,91 @@ def load_official_adapter(
     path = Path(os.path.expanduser(path))
     tensors = read_pickled(path)
     prompts = tensors.pop(PROMPTS, None)
-    if prompts is None or prompts.ndim != 2:
+    v2 = {name: tensors.pop(name) for name in list(tensors) if V2.fullmatch(name)}
+    if any(name.startswith("llama.") for name in tensors):
+        raise AdapterFileError(
+            f"{path} is of the authors' multi-modal model, whose visual encoder is not in this "
+            "library. Without it the adapter would see something else."
+        )
+    if (prompts is None and not v2) or (prompts is not None and prompts.ndim != 2):
         raise AdapterFileError(f"{path} is not the authors' format: no {PROMPTS} ((l p) m) in it.")
     refuse_more(path, tensors, GATE)
-    n_layers, n_adapted = shape["num_hidden_layers"], len(prompts) / adapter_len
-    if n_adapted not in range(1, n_layers + 1):
-        raise AdapterFileError(
-            f"{path} has {len(prompts)} prompts: with adapter_len={adapter_len} this makes "
-            f"{n_adapted:g} layers, and the model has {n_layers}. Pass the adapter_len that it was "
-            "trained with."
-        )
-    one_gate = all(gate.ndim == 1 for gate in tensors.values())
-    kind = "per_layer" if one_gate else "per_head"
-    config = AdaptionPromptConfig(adapter_len, int(n_adapted), kind, gate_activation)
-    first = n_layers - config.adapter_layers
+    n_layers = shape["num_hidden_layers"]
+    config = _config(path, prompts, tensors, v2, n_layers, gate_activation, adapter_len)
+    first = n_layers - config.adapter_layers if config.adapter_len else n_layers
     for number in range(first):  # gates exist in all layers, and those without prompts never learn
         if tensors.pop(_keys(number)[1], torch.zeros(1)).any():
             raise AdapterFileError(
                 f"{path} does not fit: the gate of layer {number} is open, but with adapter_len="
                 f"{adapter_len} and a model of {n_layers} layers prompts begin at layer {first}."
             )
-    for number, rows in enumerate(prompts.split(adapter_len), start=first):
-        tensors[_keys(number)[0]] = rows
-    gate_shape = (1,) if one_gate else (1, shape["num_attention_heads"], 1, 1)
+    for number, rows in enumerate(prompts.split(adapter_len) if config.adapter_len else ()):
+        tensors[_keys(first + number)[0]] = rows
+    gate_shape = (1, shape["num_attention_heads"], 1, 1) if config.gate == "per_head" else (1,)
     layout = Layout(_keys, (adapter_len, shape["hidden_size"]), gate_shape)
-    weights = from_tensors(path, tensors, config, n_layers, layout)
+    shapes = v2_shapes(model, config)
+    tensors |= _named_as_here(v2, shapes)
+    weights = from_tensors(path, tensors, config, n_layers, layout, shapes)
+    for name, numbers in weights.v2.items():
+        for part, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads")):
+            if name.endswith(f".{part}_proj.bias"):
+                weights.v2[name] = from_meta_rotary(numbers, shape[heads])
     return put_into(model, weights, adapter_name)
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether a file with tensors of these names is the authors'."""
+    return any(name == PROMPTS or V2.fullmatch(name) for name in names)
+
+
+def _config(
+    path: Path,
+    prompts: Tensor | None,
+    gates: dict[str, Tensor],
+    v2: dict[str, Tensor],
+    n_layers: int,
+    gate_activation: str,
+    adapter_len: int,
+) -> AdaptionPromptConfig:
+    """The settings of the adapter in a file."""
+    more = {
+        "bias_scale": any(name.endswith(("_bias", "_scale")) for name in v2),
+        "norms": any(name.endswith(".weight") for name in v2),
+        "scaled": "input",
+    }
+    if prompts is None:
+        config = AdaptionPromptConfig(0, gate_activation=gate_activation, **more)
+        return config.for_depth(n_layers)
+    n_adapted = len(prompts) / adapter_len
+    if n_adapted not in range(1, n_layers + 1):
+        raise AdapterFileError(
+            f"{path} has {len(prompts)} prompts: with adapter_len={adapter_len} this makes "
+            f"{n_adapted:g} layers, and the model has {n_layers}. Pass the adapter_len that it was "
+            "trained with."
+        )
+    kind = "per_layer" if all(gate.ndim == 1 for gate in gates.values()) else "per_head"
+    more = more if v2 else {}
+    return AdaptionPromptConfig(adapter_len, int(n_adapted), kind, gate_activation, **more)
+
+
+def _named_as_here(v2: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Their tensors of V2 by our names, with biases of 0 or scales of 1 where they have none."""
+    ours = {}
+    for name, shape in shapes.items():
+        layer = re.fullmatch(r"layers\.(\d+)\.([\w.]+)\.(bias|scale|weight)", name)
+        if layer is None:
+            key = name  # the last norm; the head, which they leave as it is
+        elif layer[2] in NORMS:
+            key = f"layers.{layer[1]}.{NORMS[layer[2]]}.weight"
+        else:
+            key = f"layers.{layer[1]}.{PLACES.get(layer[2])}_{layer[3]}"
+        kind = f"_{name.rpartition('.')[2]}"
+        absent = name.startswith("lm_head.") or not any(k.endswith(kind) for k in v2)
+        if key in v2:
+            ours[name] = v2.pop(key)
+        elif kind in ("_bias", "_scale") and absent:
+            ours[name] = torch.full(shape, float(kind == "_scale"))
+    return ours | v2  # what is left does not belong there, and is refused
 
 
 def _keys(number: int) -> tuple[str, str]:

@@ -40,6 +40,8 @@ def to_peft(model: PreTrainedModel, weights: AdapterWeights, base_model: str | N
     """The content of PEFT's two files, by file name. A tanh gate is stored as what it comes to."""
     if problem := _peft_differs(model):
         raise ValueError(f"PEFT cannot use this adapter: {problem}.")
+    if weights.v2:
+        raise ValueError("PEFT has no LLaMA-Adapter V2: biases, scales and norms would be lost.")
     n_heads = base_shape(model)["num_attention_heads"]
     weights = without_tanh(weights, "per_layer", n_heads, "PEFT")
     config = {

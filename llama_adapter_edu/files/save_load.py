@@ -16,7 +16,7 @@ from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.files import safe_files
 from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
 from llama_adapter_edu.files.lit import from_lit, to_lit_llama, to_litgpt
-from llama_adapter_edu.files.official import PROMPTS as OFFICIAL_PROMPTS
+from llama_adapter_edu.files.official import is_official
 from llama_adapter_edu.files.own import from_own, to_own
 from llama_adapter_edu.files.peft import from_peft, to_peft
 from llama_adapter_edu.files.safe_files import AdapterFileError
@@ -43,7 +43,7 @@ def save_adapter(
     Args:
         format: "llama_adapter_edu", "peft", "litgpt" or "lit-llama". The others have no tanh:
             what it makes of a gate is stored. PEFT has one gate a layer: adapters whose heads have
-            different gates are refused.
+            different gates are refused, and so are adapters of V2.
         base_model: the base model's id on the hub, kept in the settings for `from_pretrained`. Not
             needed if the model was loaded by it.
 
@@ -112,7 +112,7 @@ def _read(file: Path, model: PreTrainedModel) -> AdapterWeights:
         is_peft = "peft_type" in safe_files.read_json(file, "save_adapter")
         return (from_peft if is_peft else from_own)(file.parent, model)
     tensors = safe_files.read_pickled(file)
-    if OFFICIAL_PROMPTS in tensors:
+    if is_official(tensors):
         raise AdapterFileError(
             f"{file} is from the authors' repository and does not say whether its gates go through "
             'tanh. Call load_official_adapter(model, path, gate_activation="tanh"), or "identity".'

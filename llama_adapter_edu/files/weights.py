@@ -14,18 +14,20 @@ of different heads cannot be put into one number.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import brought_here, decoder_of
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
+from llama_adapter_edu.adapters.v2 import all_changes, is_norm, wanted_parts
 from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
 
@@ -40,11 +42,16 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """Settings of an adapter and, by layer number, its `prompts` (p m) and `gates` (h, or 1)."""
+    """Settings of an adapter and, by layer number, its `prompts` (p m) and `gates` (h, or 1).
+
+    `v2` holds what LLaMA-Adapter V2 has more, by its place in the model, as
+    "layers.0.mlp.up_proj.bias", "layers.0.input_layernorm.weight" or "lm_head.scale".
+    """
 
     config: AdaptionPromptConfig
     prompts: dict[int, Float[Tensor, "p m"]]
     gates: dict[int, Float[Tensor, "h"]]
+    v2: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
 
 
 def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
@@ -58,7 +65,37 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
         with brought_here(prompt):
             prompts[number] = prompt.prompts.detach().cpu().clone()
             gates[number] = prompt.gate.detach().cpu().clone()
-    return AdapterWeights(replace(config, adapter_layers=len(prompts)), prompts, gates)
+    v2 = {}
+    for name, part in _changes(model, adapter_name).items():
+        with brought_here(part):
+            for own, numbers in part.named_parameters():
+                v2[f"{name}.{own}"] = numbers.detach().cpu().clone()
+    if prompts:
+        config = replace(config, adapter_layers=len(prompts))
+    return AdapterWeights(config, prompts, gates, v2)
+
+
+def _changes(model: PreTrainedModel, adapter_name: str) -> dict[str, nn.Module]:
+    """An adapter's biases, scales and norms, by their place in the model."""
+    changes = all_changes(model).items()
+    return {name: parts[adapter_name] for name, parts in changes if adapter_name in parts}
+
+
+def v2_shapes(model: PreTrainedModel, config: AdaptionPromptConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of `AdapterWeights.v2` in an adapter of these settings.
+
+    Raises:
+        ValueError: the model cannot have such an adapter.
+    """
+    shapes = {}
+    for name, module in wanted_parts(model, config).items():
+        if is_norm(module):
+            own = module.named_parameters(recurse=False)
+            shapes |= {f"{name}.{weight}": tuple(numbers.shape) for weight, numbers in own}
+        else:
+            scaled = {"output": module.out_features, "input": module.in_features}[config.scaled]
+            shapes |= {f"{name}.bias": (module.out_features,), f"{name}.scale": (scaled,)}
+    return shapes
 
 
 def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str) -> PreTrainedModel:
@@ -72,11 +109,14 @@ def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str)
         for number, prompt in adapter_prompts(model, adapter_name).items():
             prompt.prompts.copy_(weights.prompts[number])
             prompt.gate.copy_(weights.gates[number])
+        for name, part in _changes(model, adapter_name).items():
+            for own, numbers in part.named_parameters():
+                numbers.copy_(weights.v2[f"{name}.{own}"])
     return model
 
 
 def as_tensors(weights: AdapterWeights, layout: Layout) -> dict[str, Tensor]:
-    """The adapter as the tensors of a file, by name; -1 in the layout's shapes is filled in."""
+    """Prompts and gates as tensors of a file, by name; -1 in the layout's shapes is filled in."""
     tensors = {}
     for number, prompts in weights.prompts.items():
         prompts_key, gate_key = layout.keys(number)
@@ -91,8 +131,12 @@ def from_tensors(
     config: AdaptionPromptConfig,
     top: int,
     layout: Layout,
+    v2: Mapping[str, tuple[int, ...]] | None = None,
 ) -> AdapterWeights:
     """The adapter in the tensors of the file `path`, for a model of `top` layers.
+
+    Args:
+        v2: names and shapes of the tensors that a file of LLaMA-Adapter V2 has more.
 
     Raises:
         AdapterFileError: they are not exactly those of the layout, or not finite floats.
@@ -101,8 +145,8 @@ def from_tensors(
         raise AdapterFileError(
             f"{path}: {config.adapter_layers} layers have prompts, but the model has {top}."
         )
-    layers = range(top - config.adapter_layers, top)
-    shapes = {}
+    layers = range(top - config.adapter_layers, top) if config.adapter_len else ()
+    shapes = dict(v2 or {})
     for number in layers:
         shapes |= zip(layout.keys(number), (layout.prompts, layout.gate), strict=True)
     check_tensors(path, tensors, shapes, FLOATS)
@@ -111,7 +155,9 @@ def from_tensors(
         prompts_key, gate_key = layout.keys(number)
         prompts[number] = tensors[prompts_key].float().reshape(layout.prompts[-2:])
         gates[number] = tensors[gate_key].float().flatten()
-    return AdapterWeights(config, prompts, gates)
+    return AdapterWeights(
+        config, prompts, gates, {name: tensors[name].float() for name in v2 or {}}
+    )
 
 
 def without_tanh(weights: AdapterWeights, gate: str, n_heads: int, format: str) -> AdapterWeights:
@@ -137,11 +183,11 @@ def without_tanh(weights: AdapterWeights, gate: str, n_heads: int, format: str) 
 
 
 def refuse_more(path: Path, names: Iterable[str], known: re.Pattern) -> None:
-    """Raise AdapterFileError if a file has other tensors than an adapter's prompts and gates."""
+    """Raise AdapterFileError if a file has other tensors than those of an adapter."""
     if more := sorted(name for name in names if not known.fullmatch(name)):
         raise AdapterFileError(
-            f"{path} holds more than prompts and gates, as {shown(more[0])}: it may be a whole "
-            "model, or of LLaMA-Adapter V2, whose biases and scales would be lost here."
+            f"{path} holds more than an adapter, as {shown(more[0])}, which would be lost here: it "
+            "may be a whole model, or of a method that is not known here."
         )
 
 
@@ -149,3 +195,17 @@ def base_shape(model: PreTrainedModel) -> dict:
     """What of the base model an adapter depends on."""
     names = "model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads"
     return {name: getattr(decoder_of(model).config, name) for name in names.split()}
+
+
+def from_meta_rotary(x: Float[Tensor, "hd"], n_heads: int) -> Float[Tensor, "hd"]:
+    """What belongs to queries or keys, from Meta's order to that of transformers.
+
+    Meta's LLaMA rotates neighbours of a head, (0, 1), (2, 3), ...; transformers rotates (0, d/2),
+    (1, d/2 + 1), ...
+    """
+    return rearrange(x, "(h half two) -> (h two half)", h=n_heads, two=2)
+
+
+def to_meta_rotary(x: Float[Tensor, "hd"], n_heads: int) -> Float[Tensor, "hd"]:
+    """The way back of `from_meta_rotary`."""
+    return rearrange(x, "(h two half) -> (h half two)", h=n_heads, two=2)

@@ -22,6 +22,8 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llama_adapter_edu.method.float32 import Float32Module
+
 Projection = Callable[[Tensor], Tensor]
 
 
@@ -104,7 +106,7 @@ def attend_to_heads(
 GATE_ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda gate: gate}
 
 
-class AdaptionPrompt(nn.Module):
+class AdaptionPrompt(Float32Module):
     """The learnt part of one adapted layer: `prompts` (p m) and `gate` (h, or 1 for "per_layer").
 
     Prompts start as N(0, init_std), the gate at exactly 0, so the model starts as the frozen one.
@@ -162,11 +164,3 @@ class AdaptionPrompt(nn.Module):
         """`gated_prompt_attention` with this layer's gate, the same up to rounding."""
         heads = self.gated_heads(prompt_key, prompt_value, query.shape[1])
         return attend_to_heads(query, *heads, scale=scale)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptionPrompt":
-        # Moves with the model (.to, .cuda), but `.half()` and `.bfloat16()` leave it float32.
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move_only, recurse)

@@ -12,7 +12,7 @@ and its own number. `resume.py` keeps such files.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,7 +129,7 @@ def about_model(model: nn.Module, accelerator: Accelerator) -> dict:
     return {
         "what trains": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
         "precision": f"{next(model.parameters()).dtype}, {accelerator.mixed_precision}",
-        **(asdict(adapter_configs(model)[name]) if name is not None else {}),
+        **(adapter_configs(model)[name].settings() if name is not None else {}),
         "base": base_fingerprint(model, accelerator),
     }
 

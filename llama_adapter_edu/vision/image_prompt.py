@@ -3,12 +3,13 @@
 Shape legend: b batch, f feature width, m model width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llama_adapter_edu.method.float32 import Float32Module
 from llama_adapter_edu.method.gated_prompts import Projection
 
 
@@ -19,7 +20,7 @@ def image_vector(
     return projection(torch.cat(list(features), dim=-1))
 
 
-class ImagePrompt(nn.Module):
+class ImagePrompt(Float32Module):
     """An image encoder, and the projection of its features into the width of a model (eq. 9).
 
     The projection norms the features first: encoders differ in scale, and prompts start at about 1.
@@ -64,13 +65,6 @@ class ImagePrompt(nn.Module):
                 parameter.requires_grad_(trains)
         if trains:
             self.paused.clear()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ImagePrompt":
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move_only, recurse)
 
 
 def check_images(images: Tensor, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,136 @@
+"""Five ways to put a short document into a frozen Llama: what each costs and reaches.
+
+    python -m benchmarks.many_papers                                # one GPU, 3 seeds, 200 steps
+    python -m benchmarks.many_papers --device cpu --steps 15        # the figures of lesson 10
+    python -m benchmarks.many_papers --device cpu --shape tiny --steps 2 --output /tmp/tiny.json
+
+The teacher is the Llama with the document in its context. Each way learns from the questions of
+`train` to answer like the teacher, without the document: the loss is KL(teacher || student) in nats
+at temperature 1, the mean over the tokens of the answers. "other" are questions about the same
+facts in other words. A seed is another order of the document's sentences and another random start.
+Each way runs with three learning rates on seed 0; the one with the lowest KL on `train` goes on.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.five_ways import WAYS, as_student, prepare
+from benchmarks.measure import conditions
+from benchmarks.methods import Base
+from benchmarks.report_more import best_runs, five_ways
+from llama_adapter_edu import load_llama
+from llama_adapter_edu.course.tasks.document import Rows, document, question_rows
+
+OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results/many_papers.json"
+RATES = {
+    "prompts": (3e-3, 1e-2, 3e-2),
+    "V2": (1e-3, 3e-3, 1e-2),
+    "cartridge": (1e-2, 3e-2, 1e-1),
+    "LoRA": (1e-3, 3e-3, 1e-2),
+    "prefix": (1e-2, 3e-2, 1e-1),
+}
+
+
+class Task:
+    """Document, questions and the teacher's answers for one seed."""
+
+    def __init__(self, base: Base, tokenizer, seed: int, device: torch.device) -> None:
+        def fitting(ids: Tensor) -> Tensor:  # a tiny trial has a smaller vocabulary
+            return ids.to(device) % base.config.vocab_size
+
+        text = tokenizer(document(seed), return_tensors="pt").input_ids
+        self.document = fitting(text)
+        self.rows, self.teacher = {}, {}
+        for split, name in (("train", "trained"), ("test", "other")):
+            rows = Rows(*(part.to(device) for part in question_rows(tokenizer, split)))
+            self.rows[name] = rows._replace(input_ids=fitting(rows.input_ids))
+            self.teacher[name] = self._with_document(base.model(), self.rows[name])
+
+    @torch.no_grad()
+    def _with_document(self, model, rows: Rows) -> Tensor:
+        context = self.document.expand(len(rows.input_ids), -1)
+        ids = torch.cat([context, rows.input_ids], dim=1)
+        mask = torch.cat([torch.ones_like(context), rows.attention_mask], dim=1)
+        return model(ids, attention_mask=mask).logits[:, context.shape[1] :]
+
+    def kl(self, name: str, logits: Tensor) -> Tensor:
+        """KL(teacher || student) in nats, the mean over the tokens of the answers."""
+        of_answers = self.rows[name].predicts
+        teacher, student = (x[of_answers].log_softmax(-1) for x in (self.teacher[name], logits))
+        return (teacher.exp() * (teacher - student)).sum(-1).mean()
+
+    def right(self, name: str, logits: Tensor) -> float:
+        """The share of answers that greedy decoding gives: each token is the likeliest one."""
+        rows = self.rows[name]
+        hit = logits.argmax(-1)[:, :-1] == rows.input_ids[:, 1:]
+        return (hit | ~rows.predicts[:, :-1]).all(1).float().mean().item()
+
+    def scores(self, student) -> dict[str, float]:
+        found = {}
+        for name, rows in self.rows.items():
+            with torch.no_grad():
+                logits = student(rows.input_ids, rows.attention_mask)
+            found[f"kl_{name}"] = round(self.kl(name, logits).item(), 4)
+            found[f"right_{name}"] = self.right(name, logits)
+        return found
+
+
+def run(way: str, base: Base, task: Task, seed: int, rate: float, steps: int) -> dict:
+    """Train once and score."""
+    torch.manual_seed(seed)
+    student, module = prepare(way, base.model(), task.document)
+    learnt = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learnt, lr=rate)
+    rows, start = task.rows["trained"], time.perf_counter()
+    first = task.scores(student)
+    for _ in range(steps):
+        loss = task.kl("trained", student(rows.input_ids, rows.attention_mask))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {
+        "way": way,
+        "seed": seed,
+        "learning_rate": rate,
+        **task.scores(student),
+        **{f"first_{name}": score for name, score in first.items() if name.startswith("kl")},
+        "trainable_parameters": sum(p.numel() for p in learnt),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shape", default="smollm2-real", help="or tiny, smollm2: random weights")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    settings = parser.parse_args()
+
+    device = torch.device(settings.device)
+    base = Base(settings.shape, device, torch.float32)
+    tokenizer = getattr(base, "tokenizer", None) or load_llama()[1]
+    chosen = {name: getattr(settings, name) for name in ("shape", "seeds", "steps")}
+    result = {"conditions": conditions(device) | chosen, "teacher": [], "bare": [], "runs": []}
+    for seed in range(settings.seeds):
+        task = Task(base, tokenizer, seed, device)
+        right = {f"right_{name}": task.right(name, task.teacher[name]) for name in task.rows}
+        result["teacher"].append({"tokens": task.document.shape[1], **right})
+        result["bare"].append(task.scores(as_student(base.model())))
+        for way in WAYS:
+            for rate in RATES[way] if seed == 0 else [best_runs(result, way)[0]["learning_rate"]]:
+                result["runs"].append(run(way, base, task, seed, rate, settings.steps))
+                print(json.dumps(result["runs"][-1]), flush=True)
+                text = json.dumps(result, indent=1) + "\n"
+                settings.output.write_text(text, encoding="utf-8")
+    print(*five_ways(result), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
