@@ -242,7 +242,24 @@ def _(b, g, r):
             "only what the prompts add: opening times attended, not 1 + opening": head_after_head(
                 1 + opening, scale
             ),
+            "each head has its own gate; this is the first one for all": head_after_head(
+                opening[:1].expand(g * r), scale
+            ),
+            "each head has its own gate; this is their mean": head_after_head(
+                activation(gate.mean()).expand(g * r), scale
+            ),
+            "each head has its own gate; this is the mean opening": head_after_head(
+                opening.mean().expand(g * r), scale
+            ),
+            "the gates are summed over the heads: keep h on the right": head_after_head(
+                opening.sum().expand(g * r), scale
+            ),
+            "keys and values of the prompts are swapped": rearrange(opening, "h -> h 1 1")
+            * prompt_attention(query, value, key, scale),
         }
+        if "activation" not in options:
+            sigmoid = head_after_head(gate.sigmoid(), scale)
+            mistakes["use the argument `activation`, which is tanh here, not a sigmoid"] = sigmoid
         if scale:
             mistakes["the argument `scale` is ignored"] = head_after_head(opening)
         if "activation" in options:
