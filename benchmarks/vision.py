@@ -36,6 +36,7 @@ from llama_adapter_edu.vision.encoders import DigitEncoder
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results" / "vision.json"
 ADAPTER = "digits"
+NO_SETTINGS = ("output", "model", "seeds")  # "runs" says which seeds ran
 
 
 def run(llama, tokenizer, settings: argparse.Namespace, seed: int) -> dict:
@@ -104,7 +105,7 @@ def main() -> None:
         result = {
             "mean": mean_scores(runs),
             "runs": runs,
-            "settings": {k: v for k, v in vars(settings).items() if k not in ("output", "model")},
+            "settings": {k: v for k, v in vars(settings).items() if k not in NO_SETTINGS},
             "hardware": hardware,
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 06: Into a real Llama
 #
-# *60 minutes*
+# *90 minutes*
 #
 # At the end, your prompts live in the top layers of the course's Llama. They learn from a few
 # commands, and you keep what they learnt in a file of 0.7 MB. The base model never changes.
@@ -38,6 +38,7 @@ from llama_adapter_edu.course import (
     assert_results,
     assert_shape,
     check,
+    predict,
     unpacked,
 )
 from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, plot_loss, use_style
@@ -138,7 +139,9 @@ def _(n, count):
 
     def topmost(count):
         try:
-            return list(top_layers(names, count))
+            found = top_layers(names, count)
+            assert not hasattr(found, "__next__"), "return a sequence, not a generator"
+            return list(found)
         except ValueError:
             raise AssertionError(
                 f"{count} of {n} layers are possible: no ValueError then"
@@ -566,6 +569,9 @@ def _(b, s, t, p, scaling):
                 words + added(gate.tanh(), prompt_value, prompt_key)
             ),
             "the words' part is lost: add the prompts to sdpa's output": right,
+            "all rows get the prompts' part of row 0: each has a query of its own": (
+                words + right[:1]
+            ),
             "the prompts' part is taken away, not added": words - right,
         }
         if s == 6:  # as many words as heads
@@ -781,6 +787,13 @@ def _(adapter_layers, adapter_len):
         away = small_llama()
     attach(away, 1)
     (prompt,) = prompts_of(away).values()
+    assert not small.training, "the model was in eval mode: leave its mode as it is"
+    attach(small, 1)
+    left = list(prompts_of(small))
+    assert left == [3], f"attached again with 1 layer, prompts of layers {left} are there and train"
+    attach(small, 0)
+    left = list(prompts_of(small))
+    assert not left, f"attached with 0 layers, layers {left} have prompts: use your top_layers"
     assert prompt.prompts.is_meta, "the prompts should be on the model's device: device=..."
     says = f"without adapter_len there are 10 prompts, not {len(prompt.prompts)}"
     assert len(prompt.prompts) == 10, says
@@ -789,6 +802,9 @@ def _(adapter_layers, adapter_len):
 # %% [raw] tags=["wrong"] says="register the mask as well"
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     config = model.config
     for layer in top_layers(model.model.layers, adapter_layers):
         layer.self_attn.adaption_prompt = AdaptionPrompt(
@@ -802,6 +818,9 @@ def attach(model, adapter_layers, adapter_len=10):
 # %% [raw] tags=["wrong"] says="is the model switched"
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     config = model.config
     for layer in top_layers(model.model.layers, adapter_layers):
         layer.self_attn.adaption_prompt = AdaptionPrompt(
@@ -815,6 +834,9 @@ def attach(model, adapter_layers, adapter_len=10):
 # %% [raw] tags=["wrong"] says="share one AdaptionPrompt"
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     prompt = AdaptionPrompt(
         adapter_len, model.config.hidden_size, model.config.num_attention_heads
     )
@@ -829,6 +851,9 @@ def attach(model, adapter_layers, adapter_len=10):
 # %% [raw] tags=["wrong"] says="freeze after they are in the model"
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     for layer in top_layers(model.model.layers, adapter_layers):
         layer.self_attn.adaption_prompt = AdaptionPrompt(
             adapter_len, model.config.hidden_size, model.config.num_attention_heads
@@ -842,6 +867,9 @@ def attach(model, adapter_layers, adapter_len=10):
 # %% [raw] tags=["wrong"] says="one gate for each query head"
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     for layer in top_layers(model.model.layers, adapter_layers):
         layer.self_attn.adaption_prompt = AdaptionPrompt(
             adapter_len, model.config.hidden_size, model.config.num_key_value_heads
@@ -852,9 +880,26 @@ def attach(model, adapter_layers, adapter_len=10):
     model.set_attn_implementation("sdpa_with_prompts")
 """
 
+# %% [raw] tags=["wrong"] says="attached again with 1 layer"
+"""
+def attach(model, adapter_layers, adapter_len=10):
+    config = model.config
+    for layer in top_layers(model.model.layers, adapter_layers):
+        layer.self_attn.adaption_prompt = AdaptionPrompt(
+            adapter_len, config.hidden_size, config.num_attention_heads, device=model.device
+        )
+    freeze_all_but_prompts(model)
+    AttentionInterface.register("sdpa_with_prompts", sdpa_with_prompts)
+    AttentionMaskInterface.register("sdpa_with_prompts", sdpa_mask)
+    model.set_attn_implementation("sdpa_with_prompts")
+"""
+
 # %% [raw] tags=["right"]
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     name = "my_attention"
     AttentionInterface.register(name, sdpa_with_prompts)
     AttentionMaskInterface.register(name, sdpa_mask)
@@ -868,6 +913,9 @@ def attach(model, adapter_layers, adapter_len=10):
 # %% [raw] tags=["right"]
 """
 def attach(model, adapter_layers, adapter_len=10):
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "adaption_prompt"):
+            del layer.self_attn.adaption_prompt
     for parameter in model.parameters():
         parameter.requires_grad = False
     for attention in [layer.self_attn for layer in top_layers(model.model.layers, adapter_layers)]:
@@ -905,7 +953,7 @@ with torch.no_grad():
 # %% [markdown]
 # ## How many numbers
 #
-# The paper says 1.2 million for LLaMA-7B (Table 3). You can predict the exact number. L = 30 layers
+# The paper says 1.2 million for LLaMA-7B (Table 1; Table 3 in arXiv v1). You can predict the exact number. L = 30 layers
 # each have K = 10 prompts of the model's width, 4096, and one gate for each of 32 heads.
 
 # %%
@@ -958,11 +1006,16 @@ def _(adapter_layers, adapter_len, norm_trains):
     total = words + 4 * (attention + mlp + norms) + 24 + adapter
     trains = adapter + 24 * norm_trains
 
+    grads = [p.requires_grad for p in small.parameters()]
     result = count_parameters(small)
+    said = "what trains has changed: count, and leave the model as it is"
+    assert [p.requires_grad for p in small.parameters()] == grads, said
     tensors = 2 * adapter_layers + norm_trains, 1 + 4 * 9 + 1 + 2 * adapter_layers
     mistakes = {
         "that is the number of tensors; count the numbers in them": tensors,
         "everything is counted: only parameters with requires_grad train": (total, None),
+        "these are bytes: count the numbers": (4 * trains, None),
+        "nothing trains: tensors of state_dict have no gradient, ask the parameters": (0, None),
         "these are the prompts and gates; another parameter trains, too": (adapter, None),
         "that is the base, which does not train": (total - trains, None),
         "the word matrix is counted twice: it is one, with two names": (None, total + words),
@@ -970,6 +1023,10 @@ def _(adapter_layers, adapter_len, norm_trains):
         "that is what trains; all are asked for": (None, trains),
     }
     assert_results(result, {"what trains": trains, "all": total}, mistakes=mistakes)
+    with torch.device("meta"):
+        away = small_llama()
+    expected, what = {"what trains": total - adapter, "all": total - adapter}, "on the meta device"
+    assert_results(count_parameters(away), expected, what=what)
 
 
 # %% [raw] tags=["wrong"] says="the word matrix is counted twice"
@@ -1046,6 +1103,13 @@ for name, model in {"LLaMA-7B": llama_7b, "the course's Llama": llama}.items():
 row = home_commands("test", 1)[0]
 print(row["instruction"], "->", row["output"])
 
+# %% tags=["nbval-ignore-output"]
+of_gates = predict(
+    "After 8 steps, which gates have opened further?",
+    options=["those of the upper 15 layers", "those of the lower 15 layers"],
+    mine=...,
+)
+
 # %%
 rows = [encode(row, tokenizer) for row in home_commands("train", 32)]
 batches = [collate(rows[i : i + 4], tokenizer.pad_token_id) for i in range(0, 32, 4)]
@@ -1076,8 +1140,12 @@ right.set(xlabel="layer", ylabel="gate opening, |tanh(g)|", ylim=(0, 1.25 * open
 right.legend(frameon=False, ncols=2, loc="upper left")
 plt.show()
 
+# %% tags=["nbval-ignore-output"]
+lower, upper = openings[:15].mean(), openings[15:].mean()
+of_gates.compare(f"those of the {'upper' if upper > lower else 'lower'} 15 layers")
+
 # %% [markdown]
-# All gates left zero, and the upper layers' gates went further. What does the model answer now? It
+# All gates left zero, and the upper layers' gates went further, on average. What does the model answer now? It
 # has seen 32 commands, each of them once.
 
 # %% tags=["nbval-ignore-output"]
@@ -1092,7 +1160,7 @@ for name, implementation in {"before": "sdpa", "after": "sdpa_with_prompts"}.ite
 # It has learnt the form, and not yet all of the content. "Before" needed no second model: one name in
 # the config switches the prompts off.
 #
-# `generate` gives the model one new word at a time and keeps the keys and values of the earlier
+# `generate` gives the model one new token at a time and keeps the keys and values of the earlier
 # ones. That cache is the model's own business. Prompts do not pass through it, so it must not
 # matter.
 
@@ -1100,7 +1168,7 @@ for name, implementation in {"before": "sdpa", "after": "sdpa_with_prompts"}.ite
 short = dict(max_new_tokens=6, **greedy)
 cached = llama.generate(question, use_cache=True, **short)
 recomputed = llama.generate(question, use_cache=False, **short)
-print("same words with and without cache:", torch.equal(cached, recomputed))
+print("same tokens with and without cache:", torch.equal(cached, recomputed))
 
 # %% [markdown]
 # ## Keep only the adapter
@@ -1191,7 +1259,12 @@ def _(adapter_layers, adapter_len):
             save_prompts(model, path)
             assert path.is_file(), f"there is no file {path.name}: write to the path that is given"
         for path, model in files.items():
-            saved = load_file(path)
+            try:
+                saved = load_file(path)
+            except Exception:
+                raise AssertionError(
+                    "this is no safetensors file: write it with save_file"
+                ) from None
             base = [key for key in saved if "adaption_prompt" not in key]
             assert not base, f"the file holds {len(base)} tensors of the base, as {base[0]}"
             missing = sorted(own(model).keys() - saved.keys())
@@ -1206,6 +1279,7 @@ def _(adapter_layers, adapter_len):
         for path, model in files.items():
             fresh = attached(adapter_layers, adapter_len)
             before = dict(fresh.named_parameters())
+            old = {key: p.detach().clone() for key, p in before.items()}
             try:
                 load_prompts(fresh, path)
             except (ValueError, RuntimeError) as error:
@@ -1215,6 +1289,8 @@ def _(adapter_layers, adapter_len):
                 said = "was replaced by another object: an optimizer would go on with the old one"
                 assert parameter is before[key], f"{key} {said}"
                 if key in own(model):
+                    said = "is as it was before loading: write into the model's own parameters"
+                    assert not torch.equal(parameter, old[key]), f"{key} {said}"
                     assert_close(parameter, own(model)[key], what=f"{key} after loading")
                     assert parameter.requires_grad, f"{key} does not train any more after loading"
 
@@ -1343,6 +1419,11 @@ def load_prompts(model, path):
 # Save what eight steps have taught. Then make the model forget: new random prompts, gates at zero.
 # Loading brings the same logits back.
 
+# %% tags=["nbval-ignore-output"]
+of_file = predict(
+    "173,070 numbers in float32, in a file. How many MB? (The base has 538.)", mine=...
+)
+
 # %%
 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 my_file = Path(folder.name, "prompts.safetensors")
@@ -1356,6 +1437,9 @@ with torch.no_grad():
     print("forgotten, as the bare model:", torch.equal(llama(**unseen).logits, bare.logits))
     load_prompts(llama, my_file)
     print("loaded, as after training:", torch.equal(llama(**unseen).logits, after.logits))
+
+# %% tags=["nbval-ignore-output"]
+of_file.compare(round(my_file.stat().st_size / 1e6, 1))
 
 # %% [markdown]
 # ## What you wrote is the library
@@ -1464,19 +1548,11 @@ else:
 #
 # PEFT wraps the layer, so the prompts' part passes through `o_proj` on its own: o(a) + o(b). You
 # add inside: o(a + b). In lesson 05 the two were the same, because the course's Llama has no bias
-# there. With a bias they are not. Take a closed gate: the prompts add zero.
-
-# %%
-torch.manual_seed(0)
-o_proj = nn.Linear(576, 576, bias=True)
-words, nothing = torch.randn(576), torch.zeros(576)
-extra = (o_proj(words) + o_proj(nothing)) - o_proj(words + nothing)
-print("outside minus inside is the bias:", torch.allclose(extra, o_proj.bias, atol=1e-5))
-
-# %% [markdown]
-# The bias counts twice, in every adapted layer, with all gates at zero. Llamas with
+# there. With a bias b they are not. Take a closed gate: the prompts add zero, and outside that gives
+# o(a) + o(0). But o(0) is the bias, so it counts twice, in every adapted layer. Llamas with
 # `attention_bias=True` have such biases. The next cell gives the course's Llama small random ones
-# and asks both adapters for their very first output. It should be that of the bare model.
+# and asks both adapters, with all gates at zero, for their very first output. It should be that of the
+# bare model.
 
 # %% tags=["nbval-skip"]
 biased, _ = load_llama()
@@ -1505,7 +1581,14 @@ with torch.no_grad():
 #
 # You can ask the model what its heads do with the prompts. `prompt_weights` runs it once and
 # returns each layer's softmax over the prompts, before the gate: `(b h s p)`. The test command from
-# above goes in.
+# above goes in. Ten prompts: if a head did not care, each would get 0.1.
+
+# %% tags=["nbval-ignore-output"]
+of_weights = predict(
+    "The largest of the ten weights, on average over layers, heads and tokens",
+    options=["below 0.3", "0.3 to 0.7", "above 0.7"],
+    mine=...,
+)
 
 # %%
 weights = prompt_weights(adapted, question)
@@ -1514,6 +1597,10 @@ sums = torch.stack([layer.sum(dim=-1) for layer in weights.values()])
 print("they sum to 1:", torch.allclose(sums, torch.ones_like(sums)))
 largest = torch.stack([layer.amax(dim=-1) for layer in weights.values()])
 print("the largest of ten is on average above 0.7:", bool(largest.mean() > 0.7))
+
+# %% tags=["nbval-ignore-output"]
+mean = largest.mean()
+of_weights.compare("above 0.7" if mean > 0.7 else "0.3 to 0.7" if mean > 0.3 else "below 0.3")
 
 # %%
 # alt: Weights of the prompts in the top layer. Left, averaged over the words: each head has its favourites, a few of the ten prompts get most of its weight. Right, one head: from the command's first word to its last, prompt 8 gets nearly all the weight; at the chat's marks, prompts 1 and 6 get more.

@@ -5,9 +5,12 @@
 #
 # At the end you will have
 #
-# * the paper's Tables 4, 5 and 6 next to our own numbers, with error bars,
+# * three of the paper's tables next to our own numbers, with error bars,
 # * answers to questions the paper never asked: how many prompts, which gate, which learning rate,
 # * trained one cell of the grid yourself, and put its point into the picture.
+#
+# The paper's numbers are those of the published text (ICLR 2024). Where the first version (arXiv v1)
+# says something else, we say so.
 #
 # There are few tensors in this lesson. Most axes are `n`: runs, or numbers.
 
@@ -30,7 +33,7 @@ from llama_adapter_edu import (
     generate_answers,
     load_llama,
 )
-from llama_adapter_edu.course import assert_close, assert_results, check, unpacked
+from llama_adapter_edu.course import assert_close, assert_results, check, predict, unpacked
 from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, use_style
 from llama_adapter_edu.course.tasks.home_commands import generate, home_commands, rooms
 from llama_adapter_edu.data.evaluate import exact_match, longest_answer
@@ -160,6 +163,8 @@ def _(scores):
     n, middle = len(scores), sum(scores) / len(scores)
     squares = sum((score - middle) ** 2 for score in scores)
     mean, error = unpacked(mean_and_error(torch.tensor(scores)), "the mean", "the error")
+    for what, x in (("the mean", mean), ("the error", error)):
+        assert not isinstance(x, str), f"return numbers: {what} is a text"
     mistakes = {
         "this is the median": sorted(scores)[n // 2],
         "this is the sum; divide by n": sum(scores),
@@ -179,8 +184,26 @@ def _(scores):
             (squares / (n - 1) / (n - 1)) ** 0.5
         ),
         "divide by sqrt(n), do not multiply": (squares / (n - 1) * n) ** 0.5,
+        "this is the variance of the scores; take its root, and divide by sqrt(n)": (
+            squares / (n - 1)
+        ),
+        "the root is taken of the whole quotient: divide the deviation by n ** 0.5": (
+            ((squares / (n - 1)) ** 0.5 / n) ** 0.5
+        ),
+        "square the deviations; these are absolute ones": (
+            sum(abs(score - middle) for score in scores) / n / n**0.5
+        ),
+        "square the deviations: this is the mean absolute one": (
+            sum(abs(score - middle) for score in scores) / n
+        ),
     }
-    assert_close(error, (squares / (n - 1) / n) ** 0.5, mistakes=mistakes, what="the error")
+    right = (squares / (n - 1) / n) ** 0.5
+    mistakes |= {
+        f"it is rounded to {digits} digits: return it as it is": round(right, digits)
+        for digits in (1, 2, 3)
+        if round(right, digits) != round(right, 6)
+    }
+    assert_close(error, right, mistakes=mistakes, what="the error")
     assert not isinstance(mean, Tensor), "return plain numbers: the mean is a tensor, take .item()"
     assert not isinstance(error, Tensor), (
         "return plain numbers: the error is a tensor, take .item()"
@@ -188,7 +211,12 @@ def _(scores):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the spread of a single number
-        alone = unpacked(mean_and_error(torch.tensor(scores[:1])), "the mean", "the error")
+        try:
+            alone = unpacked(mean_and_error(torch.tensor(scores[:1])), "the mean", "the error")
+        except (ValueError, ZeroDivisionError):
+            raise AssertionError(
+                "one score is allowed: return it as the mean, and float('nan') as its error"
+            ) from None
         zeros = unpacked(mean_and_error(torch.zeros(2)), "the mean", "the error")
     assert alone[0] == scores[0], f"the mean of one run is its score, {scores[0]}, got {alone[0]!r}"
     said = "one run says nothing about the spread: return float('nan') as its error, not"
@@ -248,7 +276,7 @@ def mean_and_error(scores):
 # %% [markdown]
 # ## Table 4: how many layers
 #
-# The paper gives prompts to the top 10, 20 or 30 layers of LLaMA-7B and asks ScienceQA's questions
+# The paper gives prompts to the top 10, 20, 30 or all 32 layers of LLaMA-7B and asks ScienceQA's questions
 # (validation set). On the right are our cells. A bar is your standard error. A point without a bar
 # has one run only.
 
@@ -266,16 +294,16 @@ def draw_cells(ax, values, cells, **style):
 
 
 # %%
-# alt: More layers with prompts, more right answers, in both panels. Left, the paper's three points rise from 56 % at 10 layers to 84 % at 30. Right, our five cells rise from 0 % without prompts to above 90 % at 30 layers, and most error bars are small against the steps between them.
-paper_layers = {10: 0.5595, 20: 0.7336, 30: 0.8385}  # Table 4
+# alt: Left, the paper's points rise from 56 % at 10 layers to 84 % at 30, and fall to 81 % at all 32. Right, our five cells rise from 0 % without prompts to above 90 % at all 30 layers, and most error bars are small against the steps between them.
+paper_layers = {10: 0.5595, 20: 0.7336, 30: 0.8385, 32: 0.8103}  # Table 4
 layer_counts = (0, 5, 10, 20, 30)
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3), sharey=True)
 left.plot(paper_layers.keys(), paper_layers.values(), "s--", color=GREY)
 left.set(title="paper: ScienceQA, LLaMA-7B", xlabel="layers with prompts", ylabel="right answers")
 draw_cells(right, layer_counts, [{"adapter_layers": n} for n in layer_counts], color=BLUE)
 right.set(title="ours: home commands", xlabel="layers with prompts")
-left.set(xlim=(-1.5, 31.5), xticks=layer_counts)
-right.set(xlim=(-1.5, 31.5), xticks=layer_counts)
+for ax in (left, right):
+    ax.set(xlim=(-1.5, 33.5), xticks=layer_counts)
 plt.show()
 
 # %%
@@ -290,14 +318,16 @@ assert means[0] == 0 and means[5] < means[10] < means[20] < means[30]
 # %% [markdown]
 # The last line is an `assert`: what the text of this lesson says about our results is checked, so
 # it cannot drift away from the file. Here it says: no layers, no right answer; and each step up
-# helps. That is the paper's trend, on another Llama, 50 times smaller, and another task.
+# helps. That is the paper's trend up to 30 layers, on another Llama, 50 times smaller, and another
+# task. In the paper all 32 are a little *worse* than 30 (arXiv v1 does not have this row). Our Llama
+# has only 30 layers, and with prompts in all of them it is best.
 
 # %% [markdown]
 # ## Your own cell
 #
 # Now run one yourself. A laptop's processor cannot do 150 steps in a minute, so this is a short
 # cell: 20 steps of 8 rows. The GPU ran the same short cells, for 5, 10, 20 and 30 layers. Choose
-# your number of layers and your seed in the first two lines. It takes about a minute.
+# your number of layers and your seed in the first two lines. It takes a minute or two.
 
 # %% tags=["nbval-ignore-output"]
 MY_LAYERS = 10
@@ -346,13 +376,21 @@ plt.show()
 # %% [markdown]
 # ## Table 5: does the gate have to start at zero
 #
-# The paper's most striking number: with zero-init attention 84.04 % right answers, with "rand-init
-# attention" 40.77 %. It does not say what exactly was random. So our grid has all combinations of
+# The paper's most striking number: with zero-init attention 83.85 % right answers, with "rand-init
+# attention" 40.77 % (arXiv v1 had 84.04 % for the first). It does not say what exactly was random. So our grid has all combinations of
 # two questions. The gate starts at **zero**, **random** (each head's number from N(0, 1)) or
 # **open** (tanh is 0.995 for all heads). And prompts and words have **two** softmaxes, or one
 # **joint** softmax, as in lesson 03. The paper's proposal is zero and two.
 #
 # The right panel asks once more, with prompts that start 50 times smaller (`init_std` 0.02).
+
+# %% tags=["nbval-ignore-output"]
+of_softmax = predict(
+    "The gate starts at zero, but prompts and words share one softmax. Of the right answers of two "
+    "softmaxes, this gets",
+    options=["nearly all", "about half", "hardly any"],
+    mine=...,
+)
 
 
 # %%
@@ -378,7 +416,7 @@ def draw_starts(ax, init_std):
 fig, (left, middle, right) = plt.subplots(
     1, 3, figsize=(7.5, 3.4), sharey=True, width_ratios=(1, 1.8, 1.8)
 )
-bars = left.bar(["zero", "random"], [0.8404, 0.4077], width=0.6, color=GREY)
+bars = left.bar(["zero", "random"], [0.8385, 0.4077], width=0.6, color=GREY)
 left.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=9)
 left.set(title="paper", xlabel="start", ylabel="right answers", ylim=(0, 1.1))
 left.yaxis.set_major_formatter("{x:.0%}")
@@ -390,6 +428,10 @@ handles = [
 ]
 middle.legend(handles, ["two softmaxes", "one joint softmax"], frameon=False, loc="upper right")
 plt.show()
+
+# %% tags=["nbval-ignore-output"]
+kept = sum(scores_of(softmax="joint").values()) / sum(scores_of().values())
+of_softmax.compare("nearly all" if kept > 0.8 else "about half" if kept > 0.2 else "hardly any")
 
 # %% [markdown]
 # Why? Look at the loss of the very first step, and at the loss on the training rows at the end.
@@ -409,12 +451,12 @@ for softmax in ("two", "joint"):
         losses = mean_of("first_loss", **cell), mean_of("train_loss", **cell)
         print(f"{start:7} {softmax:9} {losses[0]:10.1f} {losses[1]:12.4f}")
         loud = cell != {"gate_start": "zero", "softmax": "two"}
-        assert (losses[0] > 10) == (losses[1] > 1) == loud
+        assert (losses[0] > math.log(49_152)) == (losses[1] > 1) == loud
         assert (mean_of("exact_match", **cell) < 0.1) == loud
 
 # %% [markdown]
-# Guessing costs 10.8 nats (lesson 04). All starts but one begin above 10, worse or hardly better
-# than guessing. And none of the five recovers in 150 steps: they do not even learn the *training*
+# Guessing among 49,152 tokens costs log(49,152) = 10.8 nats (lesson 04). All starts but one begin above
+# that: worse than guessing. And none of the five recovers in 150 steps: they do not even learn the *training*
 # rows. With one joint softmax, the zero gate does not help: the prompts take the words' weight all
 # the same. Lesson 03 showed it for one head; here is what it costs.
 #
@@ -424,23 +466,25 @@ for softmax in ("two", "joint"):
 # The right panel is for that question.
 
 # %%
-quiet = [
-    (name_of(cell), scores_of(**cell))
-    for cell in results["studies"]["quiet_start"]
-    if cell.keys() & {"gate_start", "softmax"}
-]
-if any(scores for _, scores in quiet):
-    for name, scores in quiet:
-        if scores:
-            print(f"{name:50} {mean_and_error(torch.tensor(list(scores.values())))[0]:.1%}")
-else:
-    print("The cells of the right panel with another start were not run yet: the question is open.")
+for cell in results["studies"]["quiet_start"]:
+    print(f"{name_of(cell):50} {mean_of('exact_match', **cell):.1%}")
+
+quiet = {name_of(c): mean_of("exact_match", **c) for c in results["studies"]["quiet_start"]}
+assert min(quiet.values()) > 0.3 and max(quiet, key=quiet.get) == "init_std=0.02"
 
 # %% [markdown]
+# With small prompts all six learn something: a quiet start is half of the secret. The other half is
+# the gate. Zero with two softmaxes is still the best of the six, and the only one that is good with
+# large prompts, too.
+#
+# The published paper asks beyond Llama. It puts the same gate into an image model, ViT, and compares
+# it with visual prompt tuning on the three groups of tasks of VTAB-1k: 81.7, 84.4 and 56.8 % right
+# against 78.5, 82.4 and 55.0 %. RoBERTa and CLIP follow. arXiv v1 has none of these.
+#
 # ## Is the difference real
 #
-# A difference of two means is worth little without its error. Here is a trick that often makes the
-# error smaller, for free. Runs with the same seed had the same rooms and the same rows in the same
+# A difference of two means is worth little without its error. Here is a trick that may make the error
+# smaller, for free. Runs with the same seed had the same rooms and the same rows in the same
 # order. Some seeds are lucky: they drew rooms that teach more. Such luck lifts **both** settings.
 # So subtract run by run, and what both share is gone.
 
@@ -501,6 +545,12 @@ def _(lonely, last):
     )
     mistakes = {
         "the sign: take changed - default": (-right[0], None),
+        "these are shares of the default's score: take the plain differences": (
+            (differences / torch.tensor([0.3, 0.6, 0.2])).mean().item(),
+            None,
+        ),
+        "this is how often the changed setting won: take the differences": (1.0, None),
+        "divide by the number of pairs, not of all runs": (differences.sum().item() / 5, None),
         f"the seeds {lonely} and 9 have no partner: leave them out": (
             sum(some.values()) / 5 - 2.05 / 4,
             None,
@@ -519,12 +569,41 @@ def _(lonely, last):
             None,
             differences.std().item(),
         ),
+        "this is the error of two settings that share nothing; take that of the differences": (
+            None,
+            math.hypot(
+                *(mean_and_error(torch.tensor(list(x.values())))[1] for x in (some, others))
+            ),
+        ),
+        "these are the errors of both means, one from the other; take that of the differences": (
+            None,
+            abs(float(spreads[0] - spreads[1])) / 3**0.5,
+        ),
     }
     expected = {"the mean": right[0], "the error": right[1]}
     assert_results(paired_difference(some, others), expected, mistakes=mistakes)
     expected = {"the mean": -right[0], "the error": right[1]}
     what = "with the two settings swapped"
-    assert_results(paired_difference(others, some), expected, what=what)
+    mistakes = {"a difference has a sign: do not take its size": (right[0], None)}
+    assert_results(paired_difference(others, some), expected, mistakes=mistakes, what=what)
+
+    # a score of 0, two equal differences, and the best run of one is the worst of the other
+    some, others = {1: 0.0, 2: 0.75, 5: 0.5}, {5: 0.25, 1: 0.75, 2: 0.5}
+    differences = torch.tensor([-0.75, 0.25, 0.25])
+    expected = {
+        "the mean": differences.mean().item(),
+        "the error": differences.std().item() / 3**0.5,
+    }
+    mistakes = {
+        "two seeds may have the same difference: both count": (-0.25, None),
+        "a score of 0 is a score: leave out only seeds that are missing": (0.25, None),
+        "pair by seed; these scores were sorted first": (
+            None,
+            torch.tensor([-0.25, 0.0, 0.0]).std().item() / 3**0.5,
+        ),
+    }
+    what = "of two settings with a score of 0"
+    assert_results(paired_difference(some, others), expected, mistakes=mistakes, what=what)
 
 
 # %% [raw] tags=["wrong"] says="take changed - default"
@@ -577,11 +656,55 @@ def paired_difference(changed, default):
 """
 
 # %% [markdown]
-# `compare` puts your number into words. It calls a difference **clear** if it is larger than three
-# times its error. With one seed there is no error, and nothing can be called clear.
+# Does it pay? For every changed cell of the grid there are two errors: yours, and the one without
+# pairs, from both means' errors.
+
+# %% tags=["nbval-ignore-output"]
+of_pairs = predict(
+    "In which share of the cells does pairing make the error smaller?",
+    options=["9 of 10 or more", "between half and 9 of 10", "half or fewer"],
+    mine=...,
+)
+
+# %%
+smaller, larger = [], []
+for cell in map(json.loads, sorted(planned)):
+    changed, default = scores_of(**cell), scores_of()
+    if not cell or len(changed) < 2:
+        continue
+    _, paired = paired_difference(changed, default)
+    errors = [mean_and_error(torch.tensor(list(x.values())))[1] for x in (changed, default)]
+    if abs(paired - math.hypot(*errors)) > 1e-6:
+        (smaller if paired < math.hypot(*errors) else larger).append(name_of(cell))
+print(f"pairing makes the error smaller in {len(smaller)} cells, larger in {len(larger)}")
+
+# %% tags=["nbval-ignore-output"]
+share = len(smaller) / (len(smaller) + len(larger))
+of_pairs.compare(
+    "9 of 10 or more"
+    if share >= 0.9
+    else "between half and 9 of 10"
+    if share > 0.5
+    else "half or fewer"
+)
+
+# %% [markdown]
+# More often than not, and no more than that: what lifts one setting need not lift another, and with
+# three seeds the errors themselves are rough. Choose the way *before* you look; whoever takes the
+# smaller error each time cheats.
+#
+# `in_words` calls a difference **clear** if it is larger than three times its error. With one seed
+# there is no error, and nothing is clear.
 
 
 # %%
+def in_words(difference: float, error: float) -> str:
+    """Whether a difference is larger than three times its error, and its direction."""
+    if math.isnan(error) or abs(difference) <= 3 * error:
+        return "not clear"
+    return "clearly more" if difference > 0 else "clearly less"
+
+
 def compare(changes: dict, base: dict) -> str:
     """The paired difference of two cells, its error, and whether it is clear."""
     changed, other = scores_of(**changes), scores_of(**base)
@@ -591,8 +714,7 @@ def compare(changes: dict, base: dict) -> str:
     difference, error = paired_difference(changed, other)
     if n_pairs == 1:
         return f"{difference:+7.1%}  one seed, no error known"
-    clear = "clear" if abs(difference) > 3 * error else "not clear"
-    return f"{difference:+7.1%} ± {error:.1%}, {clear}"
+    return f"{difference:+7.1%} ± {error:.1%}, {in_words(difference, error)}"
 
 
 print("against the default setting: 30 layers, zero gate, two softmaxes")
@@ -614,11 +736,22 @@ for n_seeds in (3, 5, 10):
     print(f"{n_seeds:2} seeds:", ", ".join(f"{k}: {x:.0%}" for k, x in enumerate(shares, start=1)))
 
 # %% [markdown]
-# ## Table 6: training for too long
+# Chance alone looks "clear" in one of ten comparisons of three seeds. Keep that in mind for single
+# rows; the large differences above are beyond it.
 #
-# The paper trains 15, 30 and 60 epochs. The training loss falls to nothing, and the loss on new
-# questions *rises*. In most books this is over-fitting, and one should stop. But the accuracy on
-# new questions did not fall (82.08, 83.85, 83.94 %). Here are our runs, from 75 to 800 steps. 25 steps are one epoch.
+# ## Training for too long
+#
+# The paper trains 15, 30 and 60 epochs (arXiv v1, Table 6). The training loss falls to nothing, and
+# the loss on new questions *rises*: 0.136, 0.241, 0.282. In most books this is over-fitting, and one
+# should stop. But the accuracy on new questions did not fall: 82.08, 83.85, 83.94 %. Our runs have 75
+# to 800 steps; 25 steps are one epoch.
+
+# %% tags=["nbval-ignore-output"]
+of_length = predict(
+    "800 steps instead of 150: right answers to new commands",
+    options=["clearly more", "clearly less", "not clear"],
+    mine=...,
+)
 
 # %%
 # alt: Left, from 75 to 800 steps the loss on the training rows keeps falling, to less than a tenth; the loss on new commands is always far higher and has no clear trend. Right, the share of right answers to new commands stays above 80 %, without a clear trend either.
@@ -652,15 +785,26 @@ for n in lengths:
     losses = mean_of("train_loss", **cell), mean_of("validation_loss", **cell)
     print(f"{n:5} {losses[0]:15.5f} {losses[1]:22.4f} {right_answers:15.1%}")
 assert mean_of("train_loss", steps=800) < mean_of("train_loss", steps=75) / 3
-print("\n800 steps instead of 150:", compare({"steps": 800}, {}))
-print("in the paper, 60 epochs instead of 30: +0.1%, and the loss on new questions rises")
+
+new_losses = [
+    {seed: run["validation_loss"] for seed, run in runs_of(steps=n).items()} for n in (800, 150)
+]
+difference, error = paired_difference(*new_losses)
+print("\n800 steps instead of 150")
+print("right answers:       ", compare({"steps": 800}, {}))
+print(f"loss on new commands: {difference:+.4f} ± {error:.4f}, {in_words(difference, error)}")
+assert in_words(difference, error) == "not clear"
+
+# %% tags=["nbval-ignore-output"]
+of_length.compare(in_words(*paired_difference(scores_of(steps=800), scores_of())))
 
 # %% [markdown]
-# The training loss keeps falling, as in the paper. The other two columns are for you to read: does
-# the loss on new commands rise, and do the answers get worse with it? They need not go together.
-# The loss asks how much probability the right token gets. The score only asks whether it gets the
-# most. A Llama that is more and more sure of itself pays a high loss for each mistake, even when it
-# makes no more of them.
+# The training loss keeps falling, as in the paper. The rest we cannot confirm: our loss on new
+# commands neither rises nor falls clearly, and neither do the answers.
+#
+# How can the paper's loss rise while the accuracy stays? The loss asks how much probability the right
+# token gets. The score only asks whether it gets the most. A Llama that is more and more sure of
+# itself pays a high loss for each mistake, even when it makes no more of them.
 
 # %% [markdown]
 # ## What the paper never asked
@@ -668,6 +812,13 @@ print("in the paper, 60 epochs instead of 30: +0.1%, and the loss on new questio
 # The paper has no table for the number of prompts, for one gate per layer instead of one per head,
 # for tanh, or for the size of the random prompts. The grid has. The last panel is no setting of the
 # adapter at all: it changes how many different rooms the 400 training commands name.
+
+# %% tags=["nbval-ignore-output"]
+of_prompts = predict(
+    "20 prompts per layer instead of 10: right answers",
+    options=["clearly more", "clearly less", "not clear"],
+    mine=...,
+)
 
 # %%
 # alt: Four panels of right answers. One prompt per layer scores lowest, 10 score highest, and more than 10 do not help. Of four kinds of gates none is far ahead. First prompts with standard deviations from 0.02 to 1 all work; with 3 nothing is learnt. More rooms in the training rows help a little.
@@ -703,9 +854,23 @@ plt.show()
 # %%
 studies = ("adapter_len", "gate", "init_std", "rooms")
 for changes in (cell for study in studies for cell in results["studies"][study] if cell):
-    print(f"{name_of(changes):40}", compare(changes, {}))
+    print(f"{name_of(changes):42}", compare(changes, {}))
+assert compare({"adapter_len": 1}, {}).endswith("clearly less")
+assert compare({"rooms": 160}, {}).endswith("clearly more")
+assert mean_of("exact_match", init_std=3.0) == 0
+
+# %% tags=["nbval-ignore-output"]
+of_prompts.compare(in_words(*paired_difference(scores_of(adapter_len=20), scores_of())))
 
 # %% [markdown]
+# What to take from it:
+#
+# * One or two prompts per layer are too few, and more than 10 do not help.
+# * The gate's kind hardly matters. (`per_layer` with `identity` is "clearly less" by two points: three
+#   seeds that happen to agree. One of ten does, by chance.)
+# * The first prompts may be small; at a standard deviation of 3 nothing is learnt.
+# * More *different* rooms help, with as many rows. Data beat settings.
+#
 # ## Choose a cell
 #
 # You want to use the adapter, so you have to choose. The cell with the highest mean? It may be
@@ -772,7 +937,22 @@ def _(shift, price):
         30: [0.40, 0.60, 1.40],
     }
     cells = {price * cost: torch.tensor(values) + shift for cost, values in scores.items()}
-    chosen = cheapest_good_cell(cells)
+
+    def choice(cells):
+        try:
+            chosen = cheapest_good_cell(cells)
+        except ValueError as error:
+            if "empty" not in str(error):
+                raise
+            raise AssertionError(
+                "no cell is left: the line is the best mean minus its error, a cell that lies on "
+                "the line counts (>=), and all cells are looked at"
+            ) from None
+        several = isinstance(chosen, (list, tuple, set, dict))
+        assert not several, f"return one cost alone, got a {type(chosen).__name__}"
+        return chosen
+
+    chosen = choice(cells)
     assert chosen in cells, f"return the cost of one of the cells, not {chosen!r}"
     why = {
         50: "is the best cell, but a cheaper one is nearly as good",
@@ -792,8 +972,10 @@ def _(shift, price):
         return {price * (n + 2): torch.full((3,), mean) for n, mean in enumerate(means)}
 
     said = "two cells have the best mean: both are on the line, and the cheaper one counts"
-    assert cheapest_good_cell(right(0.5, 0.75, 0.75, 0.25)) == price * 3, said
-    assert cheapest_good_cell(right(0.75, 0.5)) == price * 2, "the cheapest may be the best, too"
+    assert choice(right(0.5, 0.75, 0.75, 0.25)) == price * 3, said
+    assert choice(right(0.75, 0.5)) == price * 2, "the cheapest may be the best, too"
+    same = {10: torch.tensor([0.5, 0.5]), 9: torch.tensor([0.5, 0.5])}
+    assert choice(same) == 9, "costs are numbers: 9 is cheaper than 10 (as texts, '10' comes first)"
 
 
 # %% [raw] tags=["wrong"] says="50 is the best cell"
@@ -848,15 +1030,25 @@ def cheapest_good_cell(cells):
 """
 
 # %%
-for name, study in (("adapter_layers", "layers"), ("adapter_len", "adapter_len")):
-    costs = {cell.get(name, default_setting[name]) for cell in results["studies"][study]} - {0}
-    cells = {cost: torch.tensor(list(scores_of(**{name: cost}).values())) for cost in costs}
+chosen = {}
+for title, name, other in (
+    ("layers, 150 steps", "adapter_layers", {}),
+    ("layers, 20 short steps", "adapter_layers", short),
+    ("prompts per layer", "adapter_len", {}),
+):
+    costs = (5, 10, 20, 30) if name == "adapter_layers" else lens
+    cells = {n: torch.tensor(list(scores_of(**{name: n}, **other).values())) for n in costs}
     best = max(cells, key=lambda cost: cells[cost].mean())
-    several = {cost: scores for cost, scores in cells.items() if len(scores) > 1}
-    rule = f"the rule chooses {cheapest_good_cell(several)}" if several else "the rule needs seeds"
-    print(f"{name}: the best mean is that of {best}; {rule}")
+    chosen[title] = best, cheapest_good_cell(cells)
+    mean, error = mean_and_error(cells[best])
+    print(f"{title:23} best: {best:2} with {mean:.1%} ± {error:.1%}; chosen: {chosen[title][1]}")
+assert chosen["layers, 20 short steps"] == (30, 20)
 
 # %% [markdown]
+# Where the best cell is ahead by more than its error, the rule takes it. After 20 short steps it
+# pays: 30 layers lead by less than a point, and their error is seven. The rule takes 20 layers: a
+# third fewer parameters, and nothing that we could measure is lost.
+#
 # ## The learning rate that was not one
 #
 # The paper's text says: learning rate 9e-3. If you type this into your optimiser, you do not do
@@ -879,8 +1071,9 @@ real_rate = 9e-3 * rows_here / 256
 #
 # ## Steps that vanish
 #
-# Big models are kept in **bfloat16**: 16 bits, of which 8 hold the digits. That is enough to
-# compute with. But learning means *small changes*. Watch a 1.5 that should go down by 0.003, ten
+# Big models are kept in **bfloat16**: 16 bits, one for the sign, 8 for the size as in float32, and only
+# 7 for the digits (float32 has 23). That is enough to compute with. But learning means *small
+# changes*. Watch a 1.5 that should go down by 0.003, ten
 # times.
 
 # %%
@@ -892,7 +1085,7 @@ print(f"bfloat16: {in_bfloat16:.4f}")
 print(f"the next smaller number in bfloat16: {1.5 - 2**-7:.4f}")
 
 # %% [markdown]
-# Nothing has happened, ten times. Between 1 and 2, bfloat16 has only 128 numbers; the result of each
+# Nothing has happened, ten times. With 7 bits there are only 128 numbers from 1 to 2; the result of each
 # step is rounded back to where it was. Adam moves every number by about the learning rate,
 # whatever the size of its gradient. So one can say beforehand which numbers will stay.
 
@@ -947,6 +1140,14 @@ def _(sign):
         "nothing is lost here: round the numbers to bfloat16 first, then the result": 0.0,
         "this is how many do not move; a share lies between 0 and 1: take the mean": 3.0,
         "this is a percentage; a share lies between 0 and 1": 300 / 7,
+        "round to bfloat16 before the step, too: the numbers are kept in it": 2 / 7,
+        "nearly equal is not unmoved: compare with ==": 5 / 7,
+        "nothing has moved here: are before and after one tensor, or is only one number looked at?": (
+            1.0
+        ),
+        "the share itself is rounded to bfloat16: take the mean in float32": (
+            torch.tensor(3 / 7).bfloat16().item()
+        ),
     }
     assert_close(share, 3 / 7, mistakes=mistakes)
     for numbers, step, right, says in (
@@ -1118,17 +1319,18 @@ ax.xaxis.set_major_formatter("{x:+.0%}")
 plt.show()
 
 # %% [markdown]
-# One row is missing, because it would not be an ablation of the adapter: the data. Compare it.
+# Two kinds of cells are missing, because they are no ablation of the adapter: other data (`rooms`) and
+# another training length (`steps`). Compare them.
 
 # %%
-for n in (40, 160):
-    print(f"{n} rooms in the 400 training rows instead of 10:", compare({"rooms": n}, {}))
+for changes in [{"rooms": n} for n in n_rooms[1:]] + [{"steps": n} for n in (75, 400, 800)]:
+    print(f"{name_of(changes):10}", compare(changes, {}))
 
 # %% [markdown]
 # ## What you built
 #
 # * `mean_and_error`: a score with its error,
-# * `paired_difference`: two settings, compared seed by seed,
+# * `paired_difference`: two settings, compared seed by seed, and how often that pays,
 # * `cheapest_good_cell`: a choice that does not fall for luck,
 # * `share_unmoved`: how much of a step is lost to bfloat16,
 # * one cell of the grid, trained by yourself.
