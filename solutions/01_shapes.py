@@ -119,7 +119,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h s d"]:
     """Cut the last axis into heads of width `head_dim` (d); put the head axis before the tokens."""
     ### BEGIN SOLUTION
@@ -222,7 +222,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
     """Undo `split_heads`: lay the heads of each token side by side again."""
     ### BEGIN SOLUTION
@@ -361,7 +361,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def repeat_kv_heads(x: Float[Tensor, "b g t d"], n_repeats: int) -> Float[Tensor, "b h t d"]:
     """Give each key/value head to `n_repeats` (r) neighbouring query heads: h reads g = h // r."""
     ### BEGIN SOLUTION
@@ -523,7 +523,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def attention_scores(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b h t d"]
 ) -> Float[Tensor, "b h s t"]:

@@ -374,7 +374,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def apply_rotary(
     x: Float[Tensor, "b h s d"], cos: Float[Tensor, "b s d"], sin: Float[Tensor, "b s d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -506,6 +506,15 @@ def apply_rotary(x, cos, sin):
     return torch.stack(rows)
 """
 
+# %% [raw] tags=["wrong"] says="cos and sin are swapped"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    return x * sin + quarter_turn * cos
+"""
+
 # %% [raw] tags=["right"]
 """
 def apply_rotary(x, cos, sin):
@@ -612,7 +621,7 @@ print(model.model.layers[0].self_attn)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def causal_attention(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b g t d"], value: Float[Tensor, "b g t d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -727,6 +736,24 @@ def causal_attention(query, key, value):
 """
 def causal_attention(query, key, value):
     weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="a query sees later tokens"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key).softmax(dim=-1)
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="the softmax is missing"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key)
     return einsum(weights, value, "b h s t, b h t d -> b h s d")
 """
 
@@ -858,7 +885,7 @@ guess.compare(read_again)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 @dataclass
 class KeyValueCache:
     """The keys and values (b g t d) of the tokens read so far, empty at first."""
@@ -1497,7 +1524,7 @@ def read(new_tokens: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def decode_greedily(
     read: Callable[[Tensor], Tensor], token_ids: Int[Tensor, "b s"], n_tokens: int
 ) -> Int[Tensor, "b n"]:
@@ -1612,6 +1639,16 @@ def decode_greedily(read, token_ids, n_tokens):
     for _ in range(n_tokens):
         written.append(new)
         new = read(new)[:, -1:].argmax(dim=-1)
+    return torch.cat(written, dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="read takes tokens b s"
+"""
+def decode_greedily(read, token_ids, n_tokens):
+    written = []
+    for _ in range(n_tokens):
+        token_ids = read(token_ids)[:, -1].argmax(dim=-1)
+        written.append(token_ids)
     return torch.cat(written, dim=1)
 """
 

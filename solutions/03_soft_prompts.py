@@ -153,7 +153,7 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def prompt_keys_values(
     prompts: Float[Tensor, "p m"], key_layer: Projection, value_layer: Projection, head_dim: int
 ) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
@@ -244,6 +244,22 @@ def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
     return rearrange(both, "two p (g d) -> two g p d", d=head_dim).unbind()
 """
 
+# %% [raw] tags=["wrong"] says="the keys come from key_layer"
+"""
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="the values come from value_layer"
+"""
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
 # %% [raw] tags=["right"]
 """
 def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
@@ -306,7 +322,7 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def prompt_scores(
     query: Float[Tensor, "b h s d"], prompt_key: Float[Tensor, "g p d"], scale: float | None = None
 ) -> Float[Tensor, "b h s p"]:
@@ -399,6 +415,15 @@ def prompt_scores(query, prompt_key, scale=None):
     return rearrange(scores, "b g r s p -> b (g r) s p")
 """
 
+# %% [raw] tags=["wrong"] says="divided by the scale"
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") / scale
+    return rearrange(scores, "b g r s p -> b (g r) s p")
+"""
+
 # %% [raw] tags=["right"]
 """
 def prompt_scores(query, prompt_key, scale=None):
@@ -487,7 +512,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],
@@ -704,7 +729,7 @@ guess.compare(
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def joint_attention_weights(
     scores_bhsp: Float[Tensor, "b h s p"], scores_bhst: Float[Tensor, "b h s t"]
 ) -> tuple[Float[Tensor, "b h s p"], Float[Tensor, "b h s t"]]:
@@ -801,6 +826,24 @@ def joint_attention_weights(scores_bhsp, scores_bhst):
     scores = torch.cat([scores_bhsp, scores_bhst.masked_fill(later, -torch.inf)], dim=-1)
     weights = scores.softmax(dim=-1)
     return weights[..., :-n_tokens], weights[..., -n_tokens:]
+"""
+
+# %% [raw] tags=["wrong"] says="tokens see later tokens"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    joint = torch.cat([scores_bhsp, scores_bhst], dim=-1)
+    sizes = [scores_bhsp.shape[-1], scores_bhst.shape[-1]]
+    weights_bhsp, weights_bhst = joint.softmax(dim=-1).split(sizes, dim=-1)
+    return weights_bhsp, weights_bhst
+"""
+
+# %% [raw] tags=["wrong"] says="cut the last axis where the prompts end"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    joint = torch.cat([scores_bhst, scores_bhsp], dim=-1)
+    sizes = [scores_bhsp.shape[-1], scores_bhst.shape[-1]]
+    weights_bhsp, weights_bhst = causal_softmax(joint).split(sizes, dim=-1)
+    return weights_bhsp, weights_bhst
 """
 
 # %% [raw] tags=["right"]

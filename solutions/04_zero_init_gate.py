@@ -186,7 +186,7 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def gated_prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],
@@ -333,6 +333,26 @@ def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale
     return (rearrange(activation(gate), "h -> h 1 1") * attended).to(attended.dtype)
 """
 
+# %% [raw] tags=["wrong"] says="the activation is missing"
+"""
+def gated_prompt_attention(
+    query, prompt_key, prompt_value, gate, activation=torch.tanh, scale=None
+):
+    opening = rearrange(gate, "h -> h 1 1")
+    attended = prompt_attention(query, prompt_key, prompt_value, scale)
+    return (opening * attended).to(attended.dtype)
+"""
+
+# %% [raw] tags=["wrong"] says="scale=0.25"
+"""
+def gated_prompt_attention(
+    query, prompt_key, prompt_value, gate, activation=torch.tanh, scale=None
+):
+    opening = rearrange(activation(gate), "h -> h 1 1")
+    attended = prompt_attention(query, prompt_key, prompt_value)
+    return (opening * attended).to(attended.dtype)
+"""
+
 # %% [raw] tags=["right"]
 """
 def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale=None):
@@ -433,7 +453,7 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def gated_attention_weights(
     scores_bhsp: Float[Tensor, "b h s p"],
     scores_bhst: Float[Tensor, "b h s t"],
@@ -543,6 +563,14 @@ def gated_attention_weights(scores_bhsp, scores_bhst, gate):
     of_prompts = rearrange(torch.tanh(gate), "h -> h 1 1") * scores_bhsp.softmax(dim=-1)
     weights = torch.cat([of_prompts, causal_softmax(scores_bhst)], dim=-1)
     return weights / weights.sum(dim=-1, keepdim=True)
+"""
+
+# %% [raw] tags=["wrong"] says="the tanh is missing"
+"""
+def gated_attention_weights(scores_bhsp, scores_bhst, gate):
+    opening = rearrange(gate, "h -> h 1 1")
+    of_prompts = opening * scores_bhsp.softmax(dim=-1)
+    return torch.cat([of_prompts, causal_softmax(scores_bhst)], dim=-1)
 """
 
 # %% [raw] tags=["right"]

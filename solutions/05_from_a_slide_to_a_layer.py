@@ -548,7 +548,7 @@ def is_causal(layer, hidden):
     return True
 """
 
-# %% [raw] tags=["wrong"] says="change each token, not only one"
+# %% [raw] tags=["wrong"] says="change all tokens, not one"
 """
 def is_causal(layer, hidden):
     changed = hidden.clone()
