@@ -144,18 +144,18 @@ print(f"{one_layer:,} numbers per layer, {30 * one_layer:,} in all layers")
 #
 # 1. The **card**: what to do, and three hints. Click on a hint to open it; the first one says
 #    least.
-# 2. The **exercise**: write your code where `# YOUR CODE HERE` stands, delete the line `raise
-#    NotImplementedError`, and run the cell. Some exercises give you a line or two: complete those
-#    with `...`.
+# 2. The **exercise**: your code takes the place of everything from `# YOUR CODE HERE` to `raise
+#    NotImplementedError`. Lines between the two are a beginning: complete them or write your own.
+#    Run the cell.
 # 3. The **check**: run it. Its asserts are in sight: they say exactly what is expected.
 #
 # A solved check shows a green line with ✓. Otherwise a box says in words what is wrong (✗) or still
 # open (○). Until you solve it, the cells below use the course's own function, so **you are never
 # stuck**: you may skip an exercise and come back. Once it is solved, they use *yours*.
 #
-# You work with an AI assistant? Let it read `AGENTS.md` in the project's folder first: it asks the
-# assistant to teach, hint by hint, and to leave the answers to you. The file also holds the same as
-# a text that you can paste into a chat.
+# Do you work with a chat assistant? Give it the text of [Learning with an
+# assistant](../docs/assistants.md), and it will teach instead of solving. An assistant that reads the
+# project's files finds the same in `AGENTS.md`.
 #
 # To see how far you are, save the notebook and type in a terminal:
 #
@@ -207,9 +207,9 @@ def adapter_size(adapter_len: int, adapter_layers: int, model_width: int, n_head
 @check(
     "0.1",
     "adapter_size",
-    adapter_len=[2, 10],
+    adapter_len=[6, 10],
     adapter_layers=[3, 30],
-    model_width=[5, 576],
+    model_width=[7, 576],
     n_heads=[4, 9],
 )
 def _(adapter_len, adapter_layers, model_width, n_heads):
@@ -237,6 +237,16 @@ def _(adapter_len, adapter_layers, model_width, n_heads):
         "every prompt has model_width numbers: multiply them, do not add": adapter_layers
         * (adapter_len + model_width + n_heads),
         "the prompts are missing: each has model_width numbers": adapter_layers * gates,
+        "the gates belong to heads, not to prompts: n_heads per layer": adapter_layers
+        * (prompts + gates * adapter_len),
+        "keys and values are made of the prompts, not learnt: count each prompt once": adapter_layers
+        * (2 * prompts + gates),
+        "use the argument model_width, not our Llama's 576": adapter_layers
+        * (576 * adapter_len + gates),
+        "use the arguments, not our Llama's numbers": 30 * (10 * 576 + 9),
+        "use the arguments, not LLaMA-7B's numbers": 30 * (10 * 4096 + 32),
+        "one layer too many: there are adapter_layers of them": (adapter_layers + 1)
+        * (prompts + gates),
         "this is the size in bytes; count the numbers": 4 * right,
     }
     assert_close(mine, right, mistakes=mistakes)
@@ -266,7 +276,7 @@ def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
     return adapter_len * model_width + n_heads
 """
 
-# %% [raw] tags=["wrong"] says="n_heads=9 not: expected 1.731e+05, got 42"
+# %% [raw] tags=["wrong"] says="expected 138, got 42"
 """
 def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
     return 42

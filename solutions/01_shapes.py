@@ -119,7 +119,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h s d"]:
     """Cut the last axis into heads of width `head_dim` (d); put the head axis before the tokens."""
     ### BEGIN SOLUTION
@@ -128,21 +128,23 @@ def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h
 
 
 # %% tags=["check"]
-@check("1.1", "split_heads", h=[3, 2], d=[4, 6])
-def _(h, d):
-    x = torch.randn(2, 5, h * d)
+@check("1.1", "split_heads", b=[2, 1], h=[3, 2], d=[4, 6])
+def _(b, h, d):
+    x = torch.randn(b, 5, h * d)
     heads = split_heads(x, head_dim=d)
-    assert_shape(heads, "b h s d", b=2, h=h, s=5, d=d)
+    assert_shape(heads, "b h s d", b=b, h=h, s=5, d=d)
 
     right = torch.stack(x.split(d, dim=-1), dim=1)  # head after head
     every_third = rearrange(x, "b s (d h) -> b h s d", d=d)
     mistakes = {
         f"a head takes every {h}th number: write (h d), not (d h)": every_third,
         "the tokens are mixed: reshape cannot move the head axis, rearrange can": x.reshape(
-            2, h, 5, d
+            b, h, 5, d
         ),
     }
     assert_close(heads, right, "b h s d", mistakes=mistakes)
+    what = "of float64 numbers"
+    assert_close(split_heads(x.double(), d), right.double(), "b h s d", what=what)
     assert_gradients(split_heads, x, d)
 
 
@@ -220,7 +222,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
     """Undo `split_heads`: lay the heads of each token side by side again."""
     ### BEGIN SOLUTION
@@ -233,10 +235,13 @@ def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
 def _(b, h):
     heads = torch.randn(b, h, 5, 4)
     merged = merge_heads(heads)
-    assert isinstance(merged, Tensor), "return the merged tensor: is the `return` missing?"
+    kind = "None: is the `return` missing?" if merged is None else type(merged).__name__
+    assert isinstance(merged, Tensor), f"expected the merged tensor, got {kind}"
     shape = tuple(merged.shape)
     assert shape != (b, h, 5, 4), f"nothing is merged: the shape is still {shape}"
     assert shape != (b, h, 20), "s and d are merged; merge h and d"
+    assert shape != (b, h * 5, 4), "s and h are merged; merge h and d"
+    assert shape[-1:] == (h * 4,), f"the last axis holds h * d = {h * 4} numbers, not {shape[-1:]}"
     assert shape == (b, 5, h * 4), (
         f"expected the axes b, s and h * d merged, {(b, 5, h * 4)}, got {shape}"
     )
@@ -248,8 +253,10 @@ def _(b, h):
         ),
         "the shape is right, but the tokens are mixed: "
         "reshape cannot move the head axis, rearrange can": heads.reshape(b, 5, h * 4),
+        "the heads stand in reverse order": torch.cat(heads.flip(1).unbind(dim=1), dim=-1),
     }
     assert_close(merged, right, mistakes=mistakes)
+    assert_close(merge_heads(heads.double()), right.double(), what="of float64 numbers")
     assert_gradients(merge_heads, heads)
 
 
@@ -354,7 +361,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def repeat_kv_heads(x: Float[Tensor, "b g t d"], n_repeats: int) -> Float[Tensor, "b h t d"]:
     """Give each key/value head to `n_repeats` (r) neighbouring query heads: h reads g = h // r."""
     ### BEGIN SOLUTION
@@ -369,9 +376,16 @@ def _(g, r):
     repeated = repeat_kv_heads(key, n_repeats=r)
     assert_shape(repeated, "b h t d", b=2, h=g * r, t=7, d=6)
 
-    copies = torch.cat([key] * r, dim=1)
-    mistakes = {"query heads 0 and 1 read different key heads: write (g r), not (r g)": copies}
-    assert_close(repeated, key.repeat_interleave(r, dim=1), "b h t d", mistakes=mistakes)
+    right = key.repeat_interleave(r, dim=1)
+    mistakes = {
+        "query heads 0 and 1 read different key heads: write (g r), not (r g)": torch.cat(
+            [key] * r, dim=1
+        ),
+        "all query heads read key head 0": key[:, :1].expand_as(right),
+    }
+    assert_close(repeated, right, "b h t d", mistakes=mistakes)
+    what = "of float64 numbers"
+    assert_close(repeat_kv_heads(key.double(), r), right.double(), "b h t d", what=what)
     assert_gradients(repeat_kv_heads, key, r)
 
 
@@ -509,7 +523,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def attention_scores(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b h t d"]
 ) -> Float[Tensor, "b h s t"]:
@@ -537,6 +551,23 @@ def _(d, t):
             right * (d / 4) ** 0.5
         ),
         "d is summed on its own in query and key: write the same letter in both": sums / d**0.5,
+        "divide by the root of the head width d, not of h * d": right / 3**0.5,
+        "divide by the root of query.shape[-1]; 64 is the width in our Llama": right
+        * (d / 64) ** 0.5,
+        "these are scores after a softmax; the softmax comes later": right.softmax(dim=-1),
+        "the softmax comes later, and the division by the root of d is missing": (
+            right * d**0.5
+        ).softmax(dim=-1),
+        "the heads are summed: h stands in both inputs and in the result": right.sum(
+            dim=1, keepdim=True
+        ).expand_as(right),
+        "these are cosines: take the dot products of query and key as they are": (
+            right * d**0.5 / query.norm(dim=-1)[..., :, None] / key.norm(dim=-1)[..., None, :]
+        ),
+        "reshape does not swap the axes t and d of the keys: name them in einsum": (
+            query @ key.reshape(2, 3, d, t) / d**0.5
+        ),
+        "only query 0 meets key 0, and so on: each query meets each key": (right * torch.eye(4, t)),
     }
     assert_close(scores, right, "b h s t", mistakes=mistakes)
     assert_gradients(attention_scores, query, key)
@@ -669,6 +700,8 @@ def _():
         assert isinstance(found, list | tuple), (
             f"return a list of names, not {'None' if found is None else type(found).__name__}"
         )
+        if sorted(found) == right:
+            otherwise = "The names are right: sort them by the alphabet."
         assert list(found) == right, (
             f"{pattern!r}: expected {right}, got {list(found)}. {otherwise}"
         )
@@ -715,7 +748,7 @@ def lonely_axes(pattern):
     return sorted(name for name in names if names.count(name) == 1 and name not in output)
 """
 
-# %% [raw] tags=["wrong"] says="sort the names"
+# %% [raw] tags=["wrong"] says="sort them by the alphabet"
 """
 def lonely_axes(pattern):
     inputs, output = pattern.split("->")
@@ -897,7 +930,25 @@ def _(b, h, s):
             lower.tril(-1) > 0, minus_infinity
         ).softmax(dim=-1),
     }
+    mistakes |= {
+        "each token sees one token too many": square.masked_fill(
+            torch.ones(s, s).tril(1) == 0, minus_infinity
+        ).softmax(dim=-1),
+        "fill with minus infinity: after another number later tokens keep some weight": (
+            square.masked_fill(lower == 0, -10.0).softmax(dim=-1)
+        ),
+        "these are logarithms of weights: take softmax": masked.log_softmax(dim=-1),
+        "the softmax runs over the whole table s t: take dim=-1, the keys": masked.flatten(2)
+        .softmax(dim=-1)
+        .reshape(square.shape),
+    }
     assert_close(weights, right, "b h s t", mistakes=mistakes)
+    mistakes = {
+        "exp of a large score is too large: take .softmax, which avoids it": right * torch.nan
+    }
+    what = "with scores 300 times as large"
+    large = causal_softmax(square * 300), causal_softmax_loop(square * 300)
+    assert_close(*large, "b h s t", mistakes=mistakes, what=what)
 
     newest = torch.randn(b, h, s, 7)
     first = newest.masked_fill(torch.ones(s, 7).triu(1) > 0, minus_infinity).softmax(dim=-1)

@@ -190,6 +190,7 @@ def _(b, d, theta):
     for position in torch.randint(0, 20, (2, b, 5)):
         frequency = theta ** (-2 * pair / d)
         angle = rearrange(position, "b s -> b s 1") * frequency
+        half_and_half = torch.cat([angle.cos()[..., : d // 2], angle.sin()[..., : d // 2]], dim=-1)
         mistakes = {
             "each angle should stand twice along d, once for each entry of the pair": tables(
                 position, frequency[: d // 2]
@@ -204,6 +205,19 @@ def _(b, d, theta):
                 position, frequency**2
             ),
             "use the argument theta": tables(position, 10_000.0 ** (-2 * pair / d)),
+            "the two entries of a pair share one angle: i runs over d/2 pairs": tables(
+                position, theta ** (-2.0 * torch.arange(d) / d)
+            ),
+            "the angles are radians, not degrees": tables(position, frequency * torch.pi / 180),
+            "the exponent -2i/d is no whole number: divide with /": tables(position, torch.ones(d)),
+            "the frequencies are rounded to whole numbers: keep them as they are": tables(
+                position, frequency.long()
+            ),
+            "cosines and sines each fill a table of their own": (half_and_half, half_and_half),
+            "both entries of a pair are rotated the same way": (
+                None,
+                angle.sin() * (1.0 - 2.0 * (torch.arange(d) >= d // 2)),
+            ),
             "use the argument position": tables(torch.arange(5).expand(b, 5), frequency),
             "the two entries of a pair should share one angle": tables(
                 position, theta ** (-torch.arange(d) / d)
@@ -360,7 +374,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def apply_rotary(
     x: Float[Tensor, "b h s d"], cos: Float[Tensor, "b s d"], sin: Float[Tensor, "b s d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -410,8 +424,36 @@ def _(b, h, d):
         ),
         "cos and sin are swapped: x meets the cosine": x * wide_sin + quarter_turn * wide_cos,
     }
-    right = torch.cat(turned(first, second, angle), dim=-1)
+    rotated_first, rotated_second = turned(first, second, angle)
+    right = torch.cat([rotated_first, rotated_second], dim=-1)
+    mistakes |= {
+        "the second half is not rotated": torch.cat([rotated_first, second], dim=-1),
+        "the first half is not rotated": torch.cat([first, rotated_second], dim=-1),
+        "the second half needs the first one as it was, not rotated": torch.cat(
+            [
+                rotated_first,
+                (second * wide_cos.chunk(2, -1)[0] + rotated_first * wide_sin.chunk(2, -1)[0]),
+            ],
+            dim=-1,
+        ),
+        "the halves are swapped in the result: the first one comes first": torch.cat(
+            [rotated_second, rotated_first], dim=-1
+        ),
+        "the result keeps the places of x: join with (two i), not (i two)": rearrange(
+            [rotated_first, rotated_second], "two b h s i -> b h s (i two)"
+        ),
+    }
     assert_close(apply_rotary(x, cos, sin), right, "b h s d", mistakes=mistakes)
+    push = torch.randn_like(x)
+    moved = x.clone().requires_grad_()
+    result = apply_rotary(moved, cos, sin)
+    if result.requires_grad:  # else assert_gradients says so
+        (back,) = torch.autograd.grad((result * push).sum(), moved)
+        expected = torch.cat(turned(*push.chunk(2, dim=-1), -angle), dim=-1)
+        mistakes = {"a part of it is cut: no detach, no_grad or .data": push * wide_cos}
+        mistakes |= {"a part of it is cut, detach or no_grad": expected - push * wide_cos}
+        what = "the gradient that reaches x"
+        assert_close(back, expected, "b h s d", mistakes=mistakes, what=what)
 
     right = torch.cat(turned(first, second, angle[:1]), dim=-1)
     what = "with tables of batch 1, shared by all rows"
@@ -462,6 +504,15 @@ def apply_rotary(x, cos, sin):
     quarter_turn = torch.cat([-second, first], dim=-1)
     rows = [x[b] * cos[b] + quarter_turn[b] * sin[b] for b in range(len(x))]
     return torch.stack(rows)
+"""
+
+# %% [raw] tags=["wrong"] says="cos and sin are swapped"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    return x * sin + quarter_turn * cos
 """
 
 # %% [raw] tags=["right"]
@@ -570,7 +621,7 @@ print(model.model.layers[0].self_attn)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def causal_attention(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b g t d"], value: Float[Tensor, "b g t d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -627,12 +678,29 @@ def _(b, g, r):
         "the weights are applied the wrong way round: sum over t, the keys": (
             causal_softmax(scores).mT @ wide_value
         ),
+        "the scores are not divided by sqrt(d): use attention_scores": pytorchs(
+            query, key, value, is_causal=True, scale=1.0
+        ),
+        "causal_softmax gives weights: no second softmax": causal_softmax(scores).softmax(-1)
+        @ wide_value,
+        "the weights are not used: this is a plain mean": wide_value.mean(
+            dim=2, keepdim=True
+        ).expand_as(right),
+        "the values are summed on their own: write t in weights and values": wide_value.sum(
+            dim=2, keepdim=True
+        ).expand_as(right),
+        "all query heads read key/value head 0": pytorchs(
+            query, key[:, :1], value[:, :1], is_causal=True
+        ),
     }
     assert_close(causal_attention(query, key, value), right, "b h s d", mistakes=mistakes)
 
     from_the_start = pytorchs(query[:, :, -2:], key, value, is_causal=True)
     mistakes = {
-        "2 queries and 7 keys: the queries are the last tokens, not the first": from_the_start
+        "2 queries and 7 keys: the queries are the last tokens, not the first": from_the_start,
+        "2 queries and 7 keys: all 7 are read, not the last 2 only": pytorchs(
+            query[:, :, -2:], key[:, :, -2:], value[:, :, -2:], is_causal=True
+        ),
     }
     newest = causal_attention(query[:, :, -2:], key, value)
     assert_close(newest, right[:, :, -2:], "b h s d", mistakes=mistakes, what="2 queries")
@@ -668,6 +736,24 @@ def causal_attention(query, key, value):
 """
 def causal_attention(query, key, value):
     weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="a query sees later tokens"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key).softmax(dim=-1)
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="the softmax is missing"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key)
     return einsum(weights, value, "b h s t, b h t d -> b h s d")
 """
 
@@ -799,7 +885,7 @@ guess.compare(read_again)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 @dataclass
 class KeyValueCache:
     """The keys and values (b g t d) of the tokens read so far, empty at first."""
@@ -849,6 +935,14 @@ def _(b, g, parts):
                 ),
                 "these are the values: key and value are mixed up": (every[1], None),
                 "these are the keys: key and value are mixed up": (None, every[0]),
+                "keys are joined with keys, values with values": (
+                    torch.cat([old_value, new_key], 2),
+                    torch.cat([old_key, new_value], 2),
+                ),
+                "new values are joined with old values, not with old keys": (
+                    None,
+                    torch.cat([old_key, new_value], 2),
+                ),
             }
             names = dict(zip(("the keys", "the values"), every, strict=True))
             what = f"of the first {n_tokens} tokens"
@@ -1100,7 +1194,8 @@ def _(b, g, r, theta):
         turn="qk", position=position, theta=theta, allowed=causal, swap=1, merge=merge_heads
     ):
         """Output and queries, also of layers with mistakes: `turn` names what is rotated."""
-        layers = layer.query_layer, *(layer.key_layer, layer.value_layer)[::swap]
+        pair = layer.key_layer, layer.value_layer if swap else layer.key_layer
+        layers = layer.query_layer, *pair[:: swap or 1]
         tables = rotary_tables(rearrange(position, "s -> 1 s"), d, theta)
         heads = [split_heads(project(hidden), d) for project in layers]
         q, k, v = (
@@ -1128,6 +1223,7 @@ def _(b, g, r, theta):
         "the frequencies are not this layer's: use layer.theta": by_hand(theta=10_000.0),
         "the first token has position 0": by_hand(position=position + 1),
         "key_layer and value_layer are swapped": by_hand(swap=-1),
+        "the values come from value_layer, not from key_layer": by_hand(swap=None),
         "a token sees later tokens: use causal_attention": by_hand(allowed=None),
         "the heads of a token are not side by side: use merge_heads": by_hand(
             merge=lambda read: read.reshape(b, 7, h * d)
@@ -1151,6 +1247,12 @@ def _(b, g, r, theta):
     assert heads == g, f"the cache gets {heads} heads, not g={g}: causal_attention repeats them"
     mistakes = {
         "positions start at len(cache)": by_hand(position=torch.tensor([0, 1, 2, 3, 0, 0, 1])),
+        "ask for len(cache) before cache.append: the positions are too large": by_hand(
+            position=position + torch.tensor([4, 4, 4, 4, 1, 2, 2])
+        ),
+        "the new tokens' first position is len(cache), not len(cache) + 1": by_hand(
+            position=position + (position > 3)
+        ),
         "the earlier tokens are not read: go on with what cache.append returns": by_hand(
             allowed=causal & (part[:, None] == part)
         ),
@@ -1422,7 +1524,7 @@ def read(new_tokens: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def decode_greedily(
     read: Callable[[Tensor], Tensor], token_ids: Int[Tensor, "b s"], n_tokens: int
 ) -> Int[Tensor, "b n"]:
@@ -1475,7 +1577,9 @@ def _(b, n, n_read):
             "join the tokens along the axis of the tokens, dim=1": right.T.reshape(-1, 1),
             "only the last new token is returned: collect them all": right[:, -1:],
         }
-        mistakes = {words: value for words, value in mistakes.items() if n > 1}
+        mistakes = {sentence: value for sentence, value in mistakes.items() if n > 1}
+        scores = isinstance(written, Tensor) and written.is_floating_point()
+        assert not scores, "return the numbers of the tokens (integers), not scores"
         assert_close(written, right, "b s", mistakes=mistakes)
         assert len(sizes) == n, f"{what}: {n} new tokens take {n} reads, one for each"
 
@@ -1535,6 +1639,16 @@ def decode_greedily(read, token_ids, n_tokens):
     for _ in range(n_tokens):
         written.append(new)
         new = read(new)[:, -1:].argmax(dim=-1)
+    return torch.cat(written, dim=1)
+"""
+
+# %% [raw] tags=["wrong"] says="read takes tokens b s"
+"""
+def decode_greedily(read, token_ids, n_tokens):
+    written = []
+    for _ in range(n_tokens):
+        token_ids = read(token_ids)[:, -1].argmax(dim=-1)
+        written.append(token_ids)
     return torch.cat(written, dim=1)
 """
 

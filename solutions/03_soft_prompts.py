@@ -26,7 +26,15 @@ from llama_adapter_edu import (
     load_llama,
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_gradients, assert_results, check, predict
+from llama_adapter_edu.course import (
+    assert_close,
+    assert_gradients,
+    assert_results,
+    assert_shape,
+    check,
+    predict,
+    unpacked,
+)
 from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, mark_negative, use_style
 from llama_adapter_edu.method.attention import (
     AttentionLayer,
@@ -39,6 +47,7 @@ from llama_adapter_edu.method.attention import (
 )
 from llama_adapter_edu.method.gated_prompts import Projection
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutput
 
 use_style()
@@ -144,7 +153,7 @@ print(f"numbers to learn in this layer: {prompts.numel()}")
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def prompt_keys_values(
     prompts: Float[Tensor, "p m"], key_layer: Projection, value_layer: Projection, head_dim: int
 ) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
@@ -235,6 +244,22 @@ def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
     return rearrange(both, "two p (g d) -> two g p d", d=head_dim).unbind()
 """
 
+# %% [raw] tags=["wrong"] says="the keys come from key_layer"
+"""
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
+# %% [raw] tags=["wrong"] says="the values come from value_layer"
+"""
+def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
+    key = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    return key, value
+"""
+
 # %% [raw] tags=["right"]
 """
 def prompt_keys_values(prompts, key_layer, value_layer, head_dim):
@@ -297,7 +322,7 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def prompt_scores(
     query: Float[Tensor, "b h s d"], prompt_key: Float[Tensor, "g p d"], scale: float | None = None
 ) -> Float[Tensor, "b h s p"]:
@@ -338,9 +363,16 @@ def _(b, g, r, d):
             ),
             "the scale is missing: multiply by 1 / sqrt(d)": dots,
             "the dot products are divided by the scale: multiply": dots / factor,
+            "all query heads read key head 0": right[:, :1] * 0
+            + einsum(query, key[0], "b h s d, p d -> b h s p") * factor,
+            "these are weights; the softmax comes in the next exercise": right.softmax(dim=-1),
+            "prompts have no mask: each token sees each prompt": right.masked_fill(
+                torch.ones(5, 7).triu(1) > 0, float("-inf")
+            ),
         }
         if scale is None:
             mistakes["divide by the square root of the head width, not by the width"] = dots / d
+            mistakes["d is the width of one head, not h * d"] = dots * (g * r * d) ** -0.5
         else:
             mistakes["the argument `scale` is ignored"] = dots * d**-0.5
             mistakes["`scale` takes the place of 1 / sqrt(d)"] = right * d**-0.5
@@ -380,6 +412,15 @@ def prompt_scores(query, prompt_key, scale=None):
     scale = 1 / query.shape[-1] if scale is None else scale
     query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
     scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") * scale
+    return rearrange(scores, "b g r s p -> b (g r) s p")
+"""
+
+# %% [raw] tags=["wrong"] says="divided by the scale"
+"""
+def prompt_scores(query, prompt_key, scale=None):
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query = rearrange(query, "b (g r) s d -> b g r s d", g=prompt_key.shape[0])
+    scores = einsum(query, prompt_key, "b g r s d, g p d -> b g r s p") / scale
     return rearrange(scores, "b g r s p -> b (g r) s p")
 """
 
@@ -471,7 +512,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],
@@ -525,6 +566,24 @@ def _(b, g, r):
             ),
             "prompt_scores divides by sqrt(d) already: do not divide again": pytorchs(
                 query / 8**0.5, keys, values, scale=scale
+            ),
+        }
+        best = F.one_hot(scores.argmax(dim=-1), 7).float()
+        mistakes |= {
+            "the scores are not used: this is a plain mean": values.mean(
+                dim=2, keepdim=True
+            ).expand_as(right),
+            "this reads the best prompt only: take a softmax": best @ values,
+            "the weights of a token add up to 1: take softmax, not sigmoid": scores.sigmoid()
+            @ values,
+            "the softmax runs over several axes: take the prompts, the last axis": (
+                rearrange(
+                    rearrange(scores, "b h s p -> b (h s p)").softmax(-1),
+                    "b (h s p) -> b h s p",
+                    s=5,
+                    p=7,
+                )
+                @ values
             ),
         }
         if scale:
@@ -670,7 +729,7 @@ guess.compare(
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def joint_attention_weights(
     scores_bhsp: Float[Tensor, "b h s p"], scores_bhst: Float[Tensor, "b h s t"]
 ) -> tuple[Float[Tensor, "b h s p"], Float[Tensor, "b h s t"]]:
@@ -717,9 +776,22 @@ def _(b, s, t, p):
             joint.masked_fill(first == 0, minus_infinity).softmax(-1).split([p, t], -1)
         ),
         "cut the last axis where the prompts end": behind.split([p, t], -1),
+        "the softmax is taken twice: join the scores, then one causal_softmax": (
+            causal_softmax(torch.cat([for_prompts, causal_softmax(for_tokens)], -1)).split(
+                [p, t], -1
+            )
+        ),
+        "half for each is no competition: one softmax over the joined scores": (
+            for_prompts.softmax(-1) / 2,
+            causal_softmax(for_tokens) / 2,
+        ),
     }
     mine = joint_attention_weights(for_prompts, for_tokens)
     right = {"the prompts' weights": right_prompts, "the tokens' weights": right_tokens}
+    of_prompts, of_tokens = unpacked(mine, *right)
+    if tuple(getattr(of_prompts, "shape", ())) != (b, 3, s, t):  # else swapped, perhaps
+        assert_shape(of_prompts, "b h s p", b=b, h=3, s=s, p=p)
+        assert_shape(of_tokens, "b h s t", b=b, h=3, s=s, t=t)
     assert_results(mine, right, "b h s n", mistakes=mistakes)
     assert_gradients(joint_attention_weights, for_prompts, for_tokens)
 
@@ -754,6 +826,24 @@ def joint_attention_weights(scores_bhsp, scores_bhst):
     scores = torch.cat([scores_bhsp, scores_bhst.masked_fill(later, -torch.inf)], dim=-1)
     weights = scores.softmax(dim=-1)
     return weights[..., :-n_tokens], weights[..., -n_tokens:]
+"""
+
+# %% [raw] tags=["wrong"] says="tokens see later tokens"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    joint = torch.cat([scores_bhsp, scores_bhst], dim=-1)
+    sizes = [scores_bhsp.shape[-1], scores_bhst.shape[-1]]
+    weights_bhsp, weights_bhst = joint.softmax(dim=-1).split(sizes, dim=-1)
+    return weights_bhsp, weights_bhst
+"""
+
+# %% [raw] tags=["wrong"] says="cut the last axis where the prompts end"
+"""
+def joint_attention_weights(scores_bhsp, scores_bhst):
+    joint = torch.cat([scores_bhst, scores_bhsp], dim=-1)
+    sizes = [scores_bhsp.shape[-1], scores_bhst.shape[-1]]
+    weights_bhsp, weights_bhst = causal_softmax(joint).split(sizes, dim=-1)
+    return weights_bhsp, weights_bhst
 """
 
 # %% [raw] tags=["right"]
@@ -923,6 +1013,8 @@ def _(b, n_tokens, shift):
             super().__init__()
             self.factor = nn.Parameter(torch.rand(b * n_tokens, 4) / 8)
             self.factor.data[n_tokens + 2, 1] = -8 - torch.rand(())  # row 1, token 2: a fall
+            self.constant = torch.zeros(b * n_tokens, 4)
+            self.constant[0, 3] = 4000.0  # the largest logit hardly moves
 
         @property
         def device(self):
@@ -931,8 +1023,9 @@ def _(b, n_tokens, shift):
         def forward(self, input_ids, attention_mask=None, position_ids=None, **others):
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1])[None]
-            factor = self.factor[input_ids % len(self.factor)]
-            return CausalLMOutput(logits=factor * position_ids[..., None] ** 2)
+            place = input_ids % len(self.factor)
+            moving = self.factor[place] * position_ids[..., None] ** 2
+            return CausalLMOutput(logits=moving + self.constant[place])
 
     tokens, position = torch.arange(b * n_tokens).reshape(b, n_tokens), torch.arange(n_tokens)
     for _ in range(2):
@@ -945,6 +1038,11 @@ def _(b, n_tokens, shift):
         change = change_between(position, position + shift)
         others = factor.flatten(0, 1).roll(-shift, 0).reshape(b, n_tokens, 4)
         others = others * (position + shift)[:, None] ** 2 - factor * position[:, None] ** 2
+        constant = model_of_squares.constant.reshape(b, n_tokens, 4)
+        others = others + constant.flatten(0, 1).roll(-shift, 0).reshape(constant.shape) - constant
+        before, after = (
+            factor * place[:, None] ** 2 + constant for place in (position, position + shift)
+        )
         right = change.abs().max()
         mistakes = {
             "the largest change may be a fall: take .abs() before .max()": change.max(),
@@ -960,6 +1058,19 @@ def _(b, n_tokens, shift):
             "the first run's positions start at 0": (
                 change_between(position + 1, position + 1 + shift).abs().max()
             ),
+            "compare logit by logit: this is the difference of two largest ones": (
+                after.abs().max() - before.abs().max()
+            ).abs(),
+            "compare logit by logit, as they are, before taking the largest": (
+                after.max() - before.max()
+            ).abs(),
+            "compare logits, not probabilities": (after.softmax(-1) - before.softmax(-1))
+            .abs()
+            .max(),
+            "return the number as it is, not a whole one": right.floor(),
+            "move the tokens by `shift`, not by shift - 1": (
+                change_between(position, position + shift - 1).abs().max()
+            ),
             "move the tokens by `shift`, not by 1": (
                 change_between(position, position + 1).abs().max()
             ),
@@ -971,6 +1082,8 @@ def _(b, n_tokens, shift):
         mistakes = {sentence: x for sentence, x in mistakes.items() if x != right}
         effect = position_effect(model_of_squares, tokens, shift)
         shape = tuple(getattr(effect, "shape", ()))
+        is_tensor = isinstance(effect, Tensor) and shape == ()
+        assert not is_tensor, "return a Python number, not a tensor that holds one: take .item()"
         assert shape == (), f"return one number, the largest of all; this is a tensor {shape}"
         assert_close(effect, right, mistakes=mistakes)
     effect = position_effect(model, torch.tensor([[5, 17, 11]]), shift)

@@ -186,7 +186,7 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def gated_prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],
@@ -242,7 +242,24 @@ def _(b, g, r):
             "only what the prompts add: opening times attended, not 1 + opening": head_after_head(
                 1 + opening, scale
             ),
+            "each head has its own gate; this is the first one for all": head_after_head(
+                opening[:1].expand(g * r), scale
+            ),
+            "each head has its own gate; this is their mean": head_after_head(
+                activation(gate.mean()).expand(g * r), scale
+            ),
+            "each head has its own gate; this is the mean opening": head_after_head(
+                opening.mean().expand(g * r), scale
+            ),
+            "the gates are summed over the heads: keep h on the right": head_after_head(
+                opening.sum().expand(g * r), scale
+            ),
+            "keys and values of the prompts are swapped": rearrange(opening, "h -> h 1 1")
+            * prompt_attention(query, value, key, scale),
         }
+        if "activation" not in options:
+            sigmoid = head_after_head(gate.sigmoid(), scale)
+            mistakes["use the argument `activation`, which is tanh here, not a sigmoid"] = sigmoid
         if scale:
             mistakes["the argument `scale` is ignored"] = head_after_head(opening)
         if "activation" in options:
@@ -314,6 +331,26 @@ def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale
         return torch.zeros_like(query)
     attended = prompt_attention(query, key, value, scale)
     return (rearrange(activation(gate), "h -> h 1 1") * attended).to(attended.dtype)
+"""
+
+# %% [raw] tags=["wrong"] says="the activation is missing"
+"""
+def gated_prompt_attention(
+    query, prompt_key, prompt_value, gate, activation=torch.tanh, scale=None
+):
+    opening = rearrange(gate, "h -> h 1 1")
+    attended = prompt_attention(query, prompt_key, prompt_value, scale)
+    return (opening * attended).to(attended.dtype)
+"""
+
+# %% [raw] tags=["wrong"] says="scale=0.25"
+"""
+def gated_prompt_attention(
+    query, prompt_key, prompt_value, gate, activation=torch.tanh, scale=None
+):
+    opening = rearrange(activation(gate), "h -> h 1 1")
+    attended = prompt_attention(query, prompt_key, prompt_value)
+    return (opening * attended).to(attended.dtype)
 """
 
 # %% [raw] tags=["right"]
@@ -416,7 +453,7 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def gated_attention_weights(
     scores_bhsp: Float[Tensor, "b h s p"],
     scores_bhst: Float[Tensor, "b h s t"],
@@ -526,6 +563,14 @@ def gated_attention_weights(scores_bhsp, scores_bhst, gate):
     of_prompts = rearrange(torch.tanh(gate), "h -> h 1 1") * scores_bhsp.softmax(dim=-1)
     weights = torch.cat([of_prompts, causal_softmax(scores_bhst)], dim=-1)
     return weights / weights.sum(dim=-1, keepdim=True)
+"""
+
+# %% [raw] tags=["wrong"] says="the tanh is missing"
+"""
+def gated_attention_weights(scores_bhsp, scores_bhst, gate):
+    opening = rearrange(gate, "h -> h 1 1")
+    of_prompts = opening * scores_bhsp.softmax(dim=-1)
+    return torch.cat([of_prompts, causal_softmax(scores_bhst)], dim=-1)
 """
 
 # %% [raw] tags=["right"]

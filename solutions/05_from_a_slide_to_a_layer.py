@@ -51,6 +51,7 @@ from llama_adapter_edu.method.wrapped_layer import AdaptationPromptAttentionLaye
 from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 use_style()
@@ -510,7 +511,7 @@ def _(b, s):
         "your test passes a layer in which each token reads the next one": (
             lambda y: y + y.roll(-1, dims=1)
         ),
-        "your test passes a layer in which token 0 reads token 1: change each token, not only one": (
+        "your test passes a layer in which token 0 reads token 1: change all tokens, not one": (
             lambda y: torch.cat([y[:, :1] + y[:, 1:2].sum(1, keepdim=True), y[:, 1:]], dim=1)
         ),
         "your test passes a layer in which only the token before the last reads the last one": (
@@ -519,7 +520,7 @@ def _(b, s):
         "your test passes a layer in which all read a thousandth of the last token: too tolerant": (
             lambda y: y + 0.001 * y[:, -1:]
         ),
-        "your test passes a layer that mixes the tokens of the last sentence: compare all of them": (
+        "your test passes a layer that mixes the tokens of the last sentence: compare all": (
             lambda y: torch.cat([y[:-1], y[-1:].flip(1)])
         ),
         "your test passes a layer in which one entry of each token reads later ones: compare all": (
@@ -547,7 +548,7 @@ def is_causal(layer, hidden):
     return True
 """
 
-# %% [raw] tags=["wrong"] says="change each token, not only one"
+# %% [raw] tags=["wrong"] says="change all tokens, not one"
 """
 def is_causal(layer, hidden):
     changed = hidden.clone()
@@ -692,6 +693,9 @@ def _(b, s):
     verdict = is_batch_independent(base, x)
     assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
     says = "your test fails a layer that treats each sentence alone; allow a rounding error of 1e-4"
+    mixing = Spoilt(finished, lambda y: y + y.mean(dim=0, keepdim=True))
+    if not verdict and is_batch_independent(mixing, x):
+        says = "the answer is turned round: True where each sentence gives the same alone"
     assert verdict, says
     assert is_batch_independent(finished, x), says
     rounding = Spoilt(finished, lambda y: y + 1e-5 * torch.randn_like(y))
@@ -718,11 +722,17 @@ def _(b, s):
         "your test passes a layer that swaps neighbours: alone is a batch of one, not of two": (
             lambda y: torch.cat([pair.flip(0) for pair in y.split(2)])
         ),
-        "your test passes a layer that spoils the last token of each sentence: compare all tokens": (
+        "your test passes a layer that spoils the last token of each sentence: compare all": (
             lambda y: torch.cat([y[:, :-1], y[:, -1:] * len(y)], dim=1)
         ),
         "your test passes a layer that adds a thousandth of other sentences: too tolerant": (
             lambda y: y + 0.001 * y.roll(1, dims=0)
+        ),
+        "your test passes a layer whose outputs sink in a batch: take .abs() of the difference": (
+            lambda y: y - len(y)
+        ),
+        "your test passes a layer whose outputs rise in a batch: take .abs() of the difference": (
+            lambda y: y + len(y)
         ),
     }
     if b > 3:
@@ -1068,6 +1078,13 @@ def _(p, m, d):
     shape = tuple(layer.adaption_gate.shape)
     assert shape == (9,), f"adaption_gate has shape {shape}; one gate for each head: (9,)"
     assert_shape(layer.prompt_embedding.weight, "p m", p=p, m=m)
+    assert not layer.adaption_gate.any(), "the gates should start at zero"
+    says = "the base is no part of the layer: store it as an attribute, not in a list"
+    assert any(module is biased for module in layer.modules()), says
+    elsewhere = copy.deepcopy(biased).to("meta")
+    elsewhere = AdaptationPromptAttentionLayer(elsewhere, num_prompt_tokens=p, emb_dim=m)
+    says = "make prompts and gates on the device of the base: give both **new"
+    assert all(x.is_meta for x in elsewhere.parameters()), says
 
     # What equations 7 and 8 say, head by head.
     x = torch.randn(3, 5, m)
@@ -1086,7 +1103,7 @@ def _(p, m, d):
     def side_by_side(opening, heads):
         return torch.cat([opening[h] * heads[:, h] for h in range(9)], dim=-1)
 
-    heads = attended(biased.key_layer(prompts), biased.value_layer(prompts))
+    first_heads = heads = attended(biased.key_layer(prompts), biased.value_layer(prompts))
     open_to_one = side_by_side(torch.ones(9), heads)
 
     # Closed gates: the base, bit for bit.
@@ -1130,6 +1147,12 @@ def _(p, m, d):
         ),
         "heads and tokens are mixed up: use merge_heads": frozen + F.linear(scrambled, o),
         "keys and values of the prompts look swapped": frozen + F.linear(swapped, o),
+        "the prompts' keys and values are kept from the start: make them in forward": (
+            frozen + F.linear(side_by_side(opening, first_heads), o)
+        ),
+        "scores are divided by the root of the head width d, the default": (
+            frozen + F.linear(side_by_side(opening, attended(key * (d / m) ** 0.5, value)), o)
+        ),
     }
     if m == 9 * d:
         not_projected = "the prompts' part does not go through output_layer (eq. 8)"
@@ -1574,13 +1597,17 @@ def _(layer):
     mask = torch.zeros(2, 1, 5, 5)
     mask[:, :, :, 3:] = -1e9  # tokens 3 and 4 are hidden from all
 
-    reached = {}
-    real.register_forward_pre_hook(lambda *given: reached.update(given[-1]), with_kwargs=True)
+    calls, earlier = [], torch.zeros(2, 9, 5, 64)
+    real.register_forward_pre_hook(lambda *given: calls.append(given[-1]), with_kwargs=True)
     for start in (4, 0):  # two calls, at the positions 4 to 8 and 0 to 4
+        calls.clear()
         x = torch.randn(2, 5, 576)
         positions = rearrange(torch.arange(start, start + 5), "s -> 1 s")
         rotary = model.model.rotary_emb(x, positions)
         result = shim(x, position_embeddings=rotary, attention_mask=mask, position_ids=positions)
+        says = f"self.attention runs {len(calls)} times in one call: a cache would get all twice"
+        assert len(calls) < 2, says
+        reached = calls[0] if calls else {}
         output, queries = unpacked(result, "the attention's output", "its queries")
 
         says = "the second value is None: LlamaAttention's attention weights, not the queries"
@@ -1599,10 +1626,31 @@ def _(layer):
             "the queries are not rotated by their positions": unrotated,
             "they are rotated twice": apply_rotary(right, *rotary),
             "cos and sin look swapped": apply_rotary(unrotated, *rotary[::-1]),
+            "heads and tokens are mixed: split with split_heads": apply_rotary(
+                real.q_proj(x).reshape(2, 9, 5, 64), *rotary
+            ),
+            "they are made of the attention's output: give q_proj the hidden states": apply_rotary(
+                rearrange(real.q_proj(expected), "b s (h d) -> b h s d", d=64), *rotary
+            ),
+            "use position_embeddings: these angles start at position 0": apply_rotary(
+                unrotated, *model.model.rotary_emb(x, positions - start)
+            ),
+            "these are the queries of an earlier call": earlier,
         }
+        earlier = right
         assert_close(queries, right, "b h s d", mistakes=mistakes, what="the queries")
         says = "a hook stays on q_proj: take it off with hook.remove()"
         assert not real.q_proj._forward_hooks, says
+
+    config = LlamaConfig(hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=12)
+    config._attn_implementation = "eager"
+    small, x = LlamaAttention(config, layer_idx=0), torch.randn(2, 5, 48)
+    narrow = tuple(table[..., :12] for table in rotary)
+    _, queries = unpacked(LlamaAttentionWithQueries(small)(x, narrow), "its output", "its queries")
+    right = apply_rotary(rearrange(small.q_proj(x), "b s (h d) -> b h s d", d=12), *narrow)
+    assert_close(queries, right, "b h s d", what="the queries of a Llama with heads of 12")
+
+    x = torch.randn(2, 5, 576)
 
     def call(hidden_states, place):
         return shim(hidden_states, position_embeddings=rotary)[place]

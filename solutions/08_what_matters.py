@@ -931,6 +931,7 @@ def _(shift, price):
         50: [0.84, 0.90, 0.96],
         1: [0.30, 0.31, 0.32],
         20: [0.86, 0.88, 0.90],
+        18: [0.866, 0.867, 0.868],
         10: [0.76, 0.86, 0.96],
         60: [0.84, 0.85, 0.86],
         15: [0.86, 0.861, 0.862],
@@ -963,9 +964,10 @@ def _(shift, price):
         60: "is the dearest cell, and not good enough",
         15: "is below the line: the best mean minus the best cell's error",
         30: "has one very good run; compare means",
+        20: "is good enough, and so is a cheaper one: the line is the best mean *minus* its error",
     }
     cost = int(chosen) // price
-    assert cost == 20, f"{chosen} {why[cost]}"
+    assert cost == 18, f"{chosen} {why[cost]}"
 
     def right(*means):
         """Cells of equal runs: the error is 0, and the line is the best mean itself."""

@@ -347,6 +347,7 @@ def _(b, p):
     assert_close(added, right, "b p m", mistakes=mistakes)
     assert_gradients(add_image, prompts, pictures)
     assert_shape(add_image(prompts, pictures[:1]), "b p m", b=1, p=p, m=7)
+    assert_shape(add_image(prompts[:1], pictures), "b p m", b=b, p=1, m=7)
 
 
 # %% [raw] tags=["wrong"] says="an axis of size 5 meets an axis of size 3"
