@@ -644,7 +644,7 @@ guess.compare(100 * to_first.mean())
 fig, ax = plt.subplots(figsize=(7, 2.8))
 ax.bar(range(30), to_first.tolist(), color=BLUE)
 ax.axhline(equal_share, color=ORANGE, ls="--")
-ax.text(-0.5, equal_share + 0.02, "if all tokens got the same", color=ORANGE)
+ax.text(-0.5, 0.85, "dashed: if all tokens got the same", color=ORANGE)
 ax.set(xlabel="layer", ylabel="to the first token", ylim=(0, 1))
 plt.show()
 
@@ -652,7 +652,7 @@ plt.show()
 # Weights of a softmax must go somewhere. A head that finds nothing parks them on the first token,
 # an **attention sink**. The gates of the papers above give it another way out: with gated attention
 # the first token's share falls from 46.7 % to 4.8 % in that paper. Our Llama has no such gate. Move
-# its first slot, and you move what all heads lean on. The cartridge paper found that training is
+# its first slot, and you move what many heads lean on. The cartridge paper found that training is
 # unstable then, and freezes it.
 
 # %% [markdown] tags=["card"]
