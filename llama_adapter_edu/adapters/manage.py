@@ -200,7 +200,7 @@ def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
 
 def _parts(model: nn.Module) -> list[nn.ModuleDict]:
     """All places in the model where adapters hold something: {adapter name: what}."""
-    return [*_adapted_layers(model).values(), *all_changes(model).values()]
+    return [*_adapted_layers(model).values(), *(changes for _, changes in all_changes(model))]
 
 
 def _vision(model: nn.Module) -> nn.ModuleDict:
