@@ -19,9 +19,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
+from llama_adapter_edu.adapters.choice import (
+    AdapterState,
+    Choice,
+    acting,
+    check_names,
+    for_rows,
+    prefix_length,
+)
 
 TEXTS = "input_ids", "inputs_embeds"
+CACHES = "cache", "past_key_values"  # transformers calls it so since 5.24, and before
 IN_THREADS = "generate_batch", "init_continuous_batching"
 
 
@@ -143,7 +151,28 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     if images is not None and choice is not None:
         image = _look(decoder, choice, images, len(texts), in_generation=generation is not None)
     kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener)
-    return args, kwargs
+    return _after_prefix(state, choice, texts, args, kwargs)
+
+
+def _after_prefix(
+    state: AdapterState, choice: Choice, texts: Tensor, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
+    """Let the texts' positions begin behind the acting cartridge, as behind a text in the cache."""
+    names = choice if isinstance(choice, tuple) else (choice,)
+    lengths = [prefix_length(state, name) for name in names]
+    if not any(lengths):
+        return args, kwargs
+    positions = args[2] if len(args) > 2 else kwargs.get("position_ids")
+    if positions is None and kwargs.get("cache_position") is not None:
+        positions = kwargs["cache_position"][None]
+    if positions is None:
+        cache = next((kwargs[n] for n in CACHES if kwargs.get(n) is not None), None)
+        seen = 0 if cache is None else cache.get_seq_length()
+        positions = torch.arange(texts.shape[1], device=texts.device)[None] + seen
+    shift = lengths[0] if len(lengths) == 1 else positions.new_tensor(lengths)[:, None]
+    if len(args) > 2:
+        return (*args[:2], positions + shift, *args[3:]), kwargs
+    return args, {**kwargs, "position_ids": positions + shift}
 
 
 def _look(

@@ -50,7 +50,8 @@ def check_can_see(model: PreTrainedModel, adapter_name: str | None = None) -> st
     name = adapter_name or active_adapter(model)
     if name is None:
         raise ValueError("the model has no active adapter: call add_adaption_prompts(model) first.")
-    if not adapter_prompts(model, name):
+    prompts = adapter_prompts(model, name).values()
+    if not prompts or not all(hasattr(prompt, "prompts") for prompt in prompts):
         raise ValueError(f"adapter {name!r} has no prompts, to which a picture is added.")
     if name in vision_of(model):
         raise ValueError(f"adapter {name!r} has an image encoder already.")
