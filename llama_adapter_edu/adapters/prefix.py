@@ -57,7 +57,7 @@ def with_cartridges(
 def _mask_that_is_meant(
     attention: nn.Module, name: str, query: Tensor, key: Tensor, *, whole: bool
 ) -> Tensor | None:
-    """What no mask stands for: in PyTorch's kernel, that each of many queries sees what is before.
+    """What no mask stands for: in PyTorch's kernel, that query i of many sees the keys up to i.
 
     Else that all is seen; then no mask is needed if the prefix is `whole` in all rows, too.
     """

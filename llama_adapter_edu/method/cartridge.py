@@ -71,6 +71,6 @@ def mask_with_prefix(visible: Bool[Tensor, "#b p"], mask: Tensor, n_rows: int) -
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "1 1 s t"]:
-    """What the last `n_queries` of `n_keys` tokens see: themselves and all before them."""
+    """What the first `n_queries` of `n_keys` tokens see: themselves and all before them."""
     seen = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
-    return rearrange(seen.tril(n_keys - n_queries), "s t -> 1 1 s t")
+    return rearrange(seen.tril(), "s t -> 1 1 s t")

@@ -85,5 +85,8 @@ def _after_document(
 
 def _logits(model: nn.Module, inputs: dict[str, Tensor], n_columns: int) -> Float[Tensor, "n v"]:
     """Logits of the positions that predict the last `n_columns` tokens."""
+    if "attention_mask" in inputs:  # positions do not count what is padded on the left
+        positions = inputs["attention_mask"].long().cumsum(dim=-1) - 1
+        inputs = {**inputs, "position_ids": positions.clamp(min=0)}
     logits = model(**inputs, use_cache=False, logits_to_keep=n_columns + 1).logits
     return rearrange(logits[:, -n_columns - 1 : -1], "b s v -> (b s) v")
