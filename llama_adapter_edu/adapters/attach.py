@@ -155,7 +155,7 @@ def _added(
             if not hasattr(prompt, "gated_heads"):  # a learner's own module, as in lesson 04
                 pair = layer_keys_values(attention, prompt.prompts.to(query.dtype))
                 return prompt(query, *pair, scale)
-            heads = _heads(attention, prompt, query, call.image)
+            heads = _heads(attention, prompt, query, call.image_of(number))
         if call.kept is not None and heads is not None:
             call.kept[number] = heads
     if call.listener is not None and heads is not None:

@@ -14,6 +14,7 @@ would stop the prompts from learning (litgpt issue 1287).
 
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Call:
     Args:
         choice: the adapter that acts, or one for each row.
         image: a picture's vector for each row (b m).
+        blind_from: the number of the lowest layer that does not see the picture, and those above.
         kept: what layers have computed for this choice in this generation, by layer number. A layer
             that is not in there adds its own.
         listener: is told the layer number, the queries and the prompts' heads of each layer.
@@ -50,8 +52,14 @@ class Call:
         image: Tensor | None = None,
         kept: dict[int, tuple] | None = None,
         listener: Callable | None = None,
+        blind_from: float = inf,
     ) -> None:
         self.choice, self.image, self.kept, self.listener = choice, image, kept, listener
+        self.blind_from = blind_from
+
+    def image_of(self, number: int) -> Tensor | None:
+        """The picture as this layer sees it."""
+        return self.image if number < self.blind_from else None
 
 
 class Generation:
@@ -147,10 +155,12 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
             kept, images = dict(zip(numbers, zip(*parts, strict=True), strict=True)), None
         elif not torch.compiler.is_compiling():
             kept = {}
-    image = None
+    image, blind_from = None, inf
     if images is not None and choice is not None:
         image = _look(decoder, choice, images, len(texts), in_generation=generation is not None)
-    kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener)
+        if (layers := decoder.vision[choice].layers) is not None:
+            blind_from = len(decoder.layers) - state.configs[choice].adapter_layers + layers
+    kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener, blind_from)
     return _after_prefix(state, choice, texts, args, kwargs)
 
 
