@@ -936,7 +936,7 @@ print(f"numbers to learn: {n_learnt:,}")
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] library="llama_adapter_edu.training.distillation"
 def kl_divergence(
     student: Float[Tensor, "n v"], teacher: Float[Tensor, "n v"]
 ) -> Float[Tensor, "n"]:
@@ -1103,6 +1103,10 @@ guess.compare("the same to 0.05" if apart <= 0.05 else min(last, key=last.get))
 # slots in place of 68 tokens. Asked in other words, it is not as close. Eight questions are few: the
 # paper lets the model write conversations about the document, begun in five different ways, and
 # trains on these. It calls that **self-study**.
+#
+# The library's `add_cartridge(model, document_ids, CartridgeConfig(num_virtual_tokens=16))` does what
+# you did here, with names, swapping and files as for prompts. `finetune(..., document_ids=...)` trains
+# with this loss, and `save_adapter(..., format="peft")` writes what PEFT reads.
 #
 # ## Five ways, one task
 #
