@@ -1,6 +1,9 @@
+from .adapters.cartridge import add_cartridge as add_cartridge
+from .adapters.cartridge import compose_cartridges as compose_cartridges
 from .adapters.choice import disable_adapter as disable_adapter
 from .adapters.choice import use_adapter as use_adapter
 from .adapters.config import AdaptionPromptConfig as AdaptionPromptConfig
+from .adapters.config import CartridgeConfig as CartridgeConfig
 from .adapters.inspect import count_parameters as count_parameters
 from .adapters.inspect import gate_openings as gate_openings
 from .adapters.inspect import parameter_report as parameter_report
@@ -20,6 +23,7 @@ from .files.share import push_to_hub as push_to_hub
 from .method.gated_prompts import AdaptionPrompt as AdaptionPrompt
 from .method.gated_prompts import gated_prompt_attention as gated_prompt_attention
 from .training.config import TrainingConfig as TrainingConfig
+from .training.distillation import distillation_loss as distillation_loss
 from .training.loop import finetune as finetune
 from .vision.attach import add_vision as add_vision
 

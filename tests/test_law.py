@@ -18,7 +18,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
+    CartridgeConfig,
     add_adaption_prompts,
+    add_cartridge,
     disable_adapter,
     load_adapter,
     remove_adapter,
@@ -48,11 +50,14 @@ def plain_llama(
     ids: torch.Tensor,
     prompts: dict[int, tuple[torch.Tensor, torch.Tensor]],
     v2: dict[str, torch.Tensor] | None = None,
+    prefix: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
 ):
     """Logits in float64. `prompts`: by layer, the prompts (p m) and the gates after tanh (h).
 
     `v2`: of LLaMA-Adapter V2, biases, scales and norms by the name of their place in the model.
+    `prefix`: of a cartridge, keys and values (g p d) by layer.
     """
+    start = prefix[0][0].shape[1] if prefix else 0
     v2 = {name: x.double() for name, x in (v2 or {}).items()}
 
     def norm(x, name):
@@ -69,7 +74,8 @@ def plain_llama(
     def heads(x, name):
         return linear(x, name).unflatten(-1, (-1, WIDTH)).transpose(-3, -2)
 
-    angles = torch.arange(ids.shape[1])[:, None] / 10_000 ** (torch.arange(0, WIDTH, 2) / WIDTH)
+    position = start + torch.arange(ids.shape[1])
+    angles = position[:, None] / 10_000 ** (torch.arange(0, WIDTH, 2) / WIDTH)
     cos, sin = angles.cos().double().repeat(1, 2), angles.sin().double().repeat(1, 2)
 
     def turned(x):
@@ -88,7 +94,12 @@ def plain_llama(
         q, k, v, o = (f"{name}self_attn.{n}_proj" for n in "qkvo")
         inside = norm(x, f"{name}input_layernorm.weight")
         query = turned(heads(inside, q))
-        added = attend(query, turned(heads(inside, k)), heads(inside, v), later)
+        key, value, unseen = turned(heads(inside, k)), heads(inside, v), later
+        if prefix:
+            before = (x.double().expand(len(ids), -1, -1, -1) for x in prefix[layer])
+            key, value = (torch.cat(x, -2) for x in zip(before, (key, value), strict=True))
+            unseen = torch.cat([torch.zeros(len(later), start).bool(), later], dim=1)
+        added = attend(query, key, value, unseen)
         if layer in prompts:
             rows, gate = (x.double() for x in prompts[layer])
             nothing = torch.zeros(1, len(rows)).bool()
@@ -103,13 +114,18 @@ def plain_llama(
     return linear(norm(x, "model.norm.weight"), "lm_head")
 
 
-def numbers(model, name) -> tuple[dict, dict]:
-    """The adapter's prompts and opened gates, and what it has of V2, as they are now."""
+def numbers(model, name) -> tuple[dict, dict, dict]:
+    """The adapter's prompts and opened gates, what it has of V2, its cartridge, as they are now."""
+    parts = adapter_prompts(model, name)
+    if isinstance(adapter_configs(model)[name], CartridgeConfig):
+        both = ((p.frozen_key, p.key, p.frozen_value, p.value) for p in parts.values())
+        cat = ((torch.cat(x[:2], 1).detach(), torch.cat(x[2:], 1).detach()) for x in both)
+        return {}, {}, dict(zip(parts, cat, strict=True))
     prompts = {
         layer: (prompt.prompts.detach().clone(), prompt.gate.detach().tanh())
-        for layer, prompt in adapter_prompts(model, name).items()
+        for layer, prompt in parts.items()
     }
-    return prompts, v2_numbers(model, name)
+    return prompts, v2_numbers(model, name), {}
 
 
 def v2_numbers(model, name) -> dict[str, torch.Tensor]:
@@ -156,11 +172,20 @@ class Law(RuleBasedStateMachine):
         self.active, self.now[name] = name, None
         self.edit_gates(name)
 
+    @rule(name=st.sampled_from(NAMES), length=st.sampled_from([1, 2, 4]))
+    def add_a_cartridge(self, name, length):
+        if name in self.now:
+            remove_adapter(self.model, name)
+        add_cartridge(self.model, IDS[1:, 1:7], CartridgeConfig(length), name)
+        self.active, self.now[name] = name, None
+        self.edit_gates(name)
+
     @rule(name=st.sampled_from(NAMES))
     def edit_gates(self, name):
         if name in self.now:
-            for prompt in adapter_prompts(self.model, name).values():
-                prompt.gate.data.normal_()
+            for part in adapter_prompts(self.model, name).values():
+                for parameter in [part.gate] if hasattr(part, "gate") else part.parameters():
+                    parameter.data.normal_()
             for place, parameter in self.model.named_parameters():
                 if f".changes.{name}." in place:
                     parameter.data += 0.1 * torch.randn_like(parameter)

@@ -366,6 +366,55 @@ def test_without_prompts_there_are_no_gates_and_no_pictures():
         add_vision(model, DigitEncoder())
 
 
+class TestEarlyFusion:
+    """V2, section 4.3: only the lowest layers see the picture."""
+
+    images = torch.rand(2, 8, 8)
+
+    def seeing(self, layers, adapter_layers=3):
+        model = add_adaption_prompts(base_model(), AdaptionPromptConfig(4, adapter_layers))
+        torch.manual_seed(7)
+        add_vision(shaken(model), DigitEncoder(), layers=layers)
+        return model
+
+    def look(self, model):
+        with torch.no_grad():
+            return model(IDS, images=self.images, use_cache=False).logits
+
+    @pytest.mark.parametrize("adapter_layers, layers", [(3, 1), (3, 2), (2, 1), (3, 3), (2, None)])
+    def test_the_lowest_see_and_the_others_do_not(self, adapter_layers, layers):
+        model = self.seeing(layers, adapter_layers)
+        wanted = []
+        for row, image in zip(IDS, self.images, strict=True):
+            vector = model.model.vision["default"](image[None])[0]
+            prompts = {}
+            for seen, (n, p) in enumerate(adapter_prompts(model, "default").items()):
+                sees = layers is None or seen < layers
+                prompts[n] = (p.prompts + vector if sees else p.prompts, p.gate.tanh())
+            wanted.append(plain_llama(row[None], prompts))
+        compare(model, torch.cat(wanted).detach(), images=self.images)
+        assert (self.look(model) - logits(model)).abs().max() > 1e-3
+
+    def test_generation_and_files(self, tmp_path):
+        model = self.seeing(1)
+        ids = IDS
+        for _ in range(3):
+            with torch.no_grad():
+                best = model(ids, images=self.images, use_cache=False).logits[:, -1:].argmax(-1)
+            ids = torch.cat([ids, best], dim=1)
+        options = dict(max_new_tokens=3, do_sample=False, eos_token_id=None)
+        assert torch.equal(model.generate(IDS, images=self.images, **options), ids)
+        save_adapter(model, tmp_path)
+        loaded = load_adapter(base_model(), tmp_path, encoder=DigitEncoder())
+        assert torch.equal(self.look(loaded), self.look(model))
+        assert (self.look(self.seeing(None)) - self.look(model)).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("layers", [0, 4])
+    def test_layers_that_are_not_adapted(self, layers):
+        with pytest.raises(ValueError, match=f"layers must be 1 to 3, .* got {layers}"):
+            self.seeing(layers)
+
+
 class TestOtherLibraries:
     """What litgpt, lit-llama and the authors compute with the numbers in a file."""
 

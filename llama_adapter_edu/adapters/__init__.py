@@ -4,10 +4,13 @@
 model's attention.
 """
 
+from .cartridge import add_cartridge as add_cartridge
+from .cartridge import compose_cartridges as compose_cartridges
 from .choice import active_adapter as active_adapter
 from .choice import disable_adapter as disable_adapter
 from .choice import use_adapter as use_adapter
 from .config import AdaptionPromptConfig as AdaptionPromptConfig
+from .config import CartridgeConfig as CartridgeConfig
 from .inspect import count_parameters as count_parameters
 from .inspect import gate_openings as gate_openings
 from .inspect import parameter_report as parameter_report

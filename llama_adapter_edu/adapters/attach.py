@@ -4,7 +4,8 @@
          │                 `_attn_implementation` is ADAPTED, everything else as it is
          │ looks ADAPTED up in transformers' registry of attention functions
          ▼
-    adapted_attention ── 1. the attention function that the model's own config names at this moment
+    adapted_attention ── 1. the attention function that the model's own config names at this moment,
+                            which sees the acting cartridge before the tokens (`prefix.py`)
                          2. plus what the acting adapter's prompts give to each head
 
 Queries, rotary embedding, masks, grouped heads and caches stay the model's own. The model's config
@@ -29,6 +30,8 @@ from llama_adapter_edu.adapters.choice import AdapterState
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
 from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.prefix import with_cartridges
+from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
@@ -113,8 +116,10 @@ def adapted_attention(
 ) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
     """The model's own attention function, plus what the layer's acting prompts add (eq. 8)."""
     own = own_attention(attention)
-    output, weights = own(_AsBefore(attention), query, key, value, attention_mask, **kwargs)
     call = adapter_call or call_of(attention.config.state, len(query))
+    tokens = key, value, attention_mask
+    key, value, attention_mask = with_cartridges(attention, call.choice, query, *tokens)
+    output, weights = own(_AsBefore(attention), query, key, value, attention_mask, **kwargs)
     added = _added(attention, query, kwargs.get("scaling"), call)
     if added is not None:
         # No `rearrange`: in decoding, reading its pattern would take longer than the addition.
@@ -145,10 +150,12 @@ def _added(
             return None
         else:
             prompt = attention.adaption_prompts[choice]
+            if isinstance(prompt, Cartridge):
+                return None
             if not hasattr(prompt, "gated_heads"):  # a learner's own module, as in lesson 04
                 pair = layer_keys_values(attention, prompt.prompts.to(query.dtype))
                 return prompt(query, *pair, scale)
-            heads = _heads(attention, prompt, query, call.image)
+            heads = _heads(attention, prompt, query, call.image_of(number))
         if call.kept is not None and heads is not None:
             call.kept[number] = heads
     if call.listener is not None and heads is not None:
@@ -183,7 +190,7 @@ def _heads_of_rows(
     found = {
         n: during(Call(n), _heads, attention, prompts[n], query, None)
         for n in {*call.choice}
-        if n in prompts
+        if n in prompts and not isinstance(prompts[n], Cartridge)
     }
     if not found:
         return None

@@ -30,7 +30,6 @@ class NormWeights(Float32Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.dtype = next(norm.parameters(recurse=False)).dtype
         device = compute_device(norm)
         with brought_here(norm):
             for name, weight in norm.named_parameters(recurse=False):
@@ -116,7 +115,7 @@ def _after_norm(norm: nn.Module, args: tuple, output: Tensor) -> Tensor:
     forward = getattr(forward, "__func__", type(norm).forward)
 
     def normed(part: NormWeights, x: Tensor, y: Tensor) -> Tensor:
-        weights = {name: w.to(part.dtype) for name, w in part.named_parameters()}
+        weights = {n: w.to(getattr(norm, n).dtype) for n, w in part.named_parameters()}
         return forward(_WithWeights(norm, weights), x)
 
     return _of_rows(norm.changes, normed, args[0], output)

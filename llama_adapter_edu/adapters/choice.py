@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from llama_adapter_edu.adapters.config import AdaptionPromptConfig
+from llama_adapter_edu.adapters.config import AdaptionPromptConfig, CartridgeConfig
 from llama_adapter_edu.adapters.decoder import decoder_of, unwrapped
 
 Choice = str | None | tuple[str | None, ...]  # an adapter, the base model, or one of these per row
@@ -30,7 +30,7 @@ class AdapterState:
     _numbers = itertools.count()
 
     def __init__(self) -> None:
-        self.configs: dict[str, AdaptionPromptConfig] = {}
+        self.configs: dict[str, AdaptionPromptConfig | CartridgeConfig] = {}
         self.active: str | None = None
         self.number = next(self._numbers)
 
@@ -157,6 +157,11 @@ def _checked(state: AdapterState, adapter: str | Sequence[str | None] | None) ->
         raise ValueError("use_adapter got an empty list. Give a name or None for each row.")
     check_names(state, names)
     return names
+
+
+def prefix_length(state: AdapterState, name: str | None) -> int:
+    """How many tokens an adapter puts before a text: those of a cartridge; 0 for others."""
+    return getattr(state.configs.get(name), "num_virtual_tokens", 0)
 
 
 def check_names(state: AdapterState, names: Sequence[str | None]) -> None:

@@ -76,3 +76,33 @@ class AdaptionPromptConfig:
         if self.adapter_layers is not None:
             return self
         return replace(self, adapter_layers=min(PAPER_LAYERS, n_layers))
+
+
+@dataclass(frozen=True)
+class CartridgeConfig:
+    """Settings of a cartridge, under PEFT's names (see `add_cartridge`).
+
+    Args:
+        num_virtual_tokens: how many of the document's first tokens the cartridge starts from (p);
+            all of them if None.
+        num_frozen_tokens: how many of these, from the first on, do not train.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    num_virtual_tokens: int | None = None
+    num_frozen_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        tokens, frozen = self.num_virtual_tokens, self.num_frozen_tokens
+        if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
+            raise ValueError(f"num_virtual_tokens must be at least 1, or None, got {tokens!r}.")
+        if not isinstance(frozen, int) or not 0 <= frozen <= (tokens or frozen):
+            raise ValueError(
+                f"num_frozen_tokens must be 0 to num_virtual_tokens ({tokens}), got {frozen!r}."
+            )
+
+    def settings(self) -> dict:
+        """The settings by name."""
+        return asdict(self)

@@ -14,14 +14,23 @@ would stop the prompts from learning (litgpt issue 1287).
 
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
+from llama_adapter_edu.adapters.choice import (
+    AdapterState,
+    Choice,
+    acting,
+    check_names,
+    for_rows,
+    prefix_length,
+)
 
 TEXTS = "input_ids", "inputs_embeds"
+CACHES = "cache", "past_key_values"  # transformers calls it so since 5.24, and before
 IN_THREADS = "generate_batch", "init_continuous_batching"
 
 
@@ -31,6 +40,7 @@ class Call:
     Args:
         choice: the adapter that acts, or one for each row.
         image: a picture's vector for each row (b m).
+        blind_from: the number of the lowest layer that does not see the picture, and those above.
         kept: what layers have computed for this choice in this generation, by layer number. A layer
             that is not in there adds its own.
         listener: is told the layer number, the queries and the prompts' heads of each layer.
@@ -42,8 +52,14 @@ class Call:
         image: Tensor | None = None,
         kept: dict[int, tuple] | None = None,
         listener: Callable | None = None,
+        blind_from: float = inf,
     ) -> None:
         self.choice, self.image, self.kept, self.listener = choice, image, kept, listener
+        self.blind_from = blind_from
+
+    def image_of(self, number: int) -> Tensor | None:
+        """The picture as this layer sees it."""
+        return self.image if number < self.blind_from else None
 
 
 class Generation:
@@ -139,11 +155,34 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
             kept, images = dict(zip(numbers, zip(*parts, strict=True), strict=True)), None
         elif not torch.compiler.is_compiling():
             kept = {}
-    image = None
+    image, blind_from = None, inf
     if images is not None and choice is not None:
         image = _look(decoder, choice, images, len(texts), in_generation=generation is not None)
-    kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener)
-    return args, kwargs
+        if (layers := decoder.vision[choice].layers) is not None:
+            blind_from = len(decoder.layers) - state.configs[choice].adapter_layers + layers
+    kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener, blind_from)
+    return _after_prefix(state, choice, texts, args, kwargs)
+
+
+def _after_prefix(
+    state: AdapterState, choice: Choice, texts: Tensor, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
+    """Let the texts' positions begin behind the acting cartridge, as behind a text in the cache."""
+    names = choice if isinstance(choice, tuple) else (choice,)
+    lengths = [prefix_length(state, name) for name in names]
+    if not any(lengths):
+        return args, kwargs
+    positions = args[2] if len(args) > 2 else kwargs.get("position_ids")
+    if positions is None and kwargs.get("cache_position") is not None:
+        positions = kwargs["cache_position"][None]
+    if positions is None:
+        cache = next((kwargs[n] for n in CACHES if kwargs.get(n) is not None), None)
+        seen = 0 if cache is None else cache.get_seq_length()
+        positions = torch.arange(texts.shape[1], device=texts.device)[None] + seen
+    shift = lengths[0] if len(lengths) == 1 else positions.new_tensor(lengths)[:, None]
+    if len(args) > 2:
+        return (*args[:2], positions + shift, *args[3:]), kwargs
+    return args, {**kwargs, "position_ids": positions + shift}
 
 
 def _look(

@@ -35,6 +35,11 @@ def prompt_weights(
             "the model has no active adapter to look into: add one with add_adaption_prompts or "
             "load_adapter, choose one with set_adapter, or leave the disable_adapter block."
         )
+    if not all(hasattr(p, "gate") for p in adapter_prompts(model, active_adapter(model)).values()):
+        raise ValueError(
+            f"adapter {active_adapter(model)!r} is a cartridge: it has no softmax of its own. "
+            'Take the model\'s own output_attentions, with attn_implementation="eager".'
+        )
     weights: dict[int, Tensor] = {}
 
     def listen(number: int, query: Tensor, heads: tuple, scale: float | None) -> None:
@@ -61,7 +66,8 @@ def gate_openings(model: PreTrainedModel) -> Float[Tensor, "l h"]:
     if active is None:
         return torch.zeros(0, 0)
     openings = []
-    for prompt in adapter_prompts(model, active).values():
+    gated = (p for p in adapter_prompts(model, active).values() if hasattr(p, "gate"))
+    for prompt in gated:
         with brought_here(prompt):
             openings.append(prompt.gate_opening.detach())
     if not openings:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.attach import LayerView, attach, detach
 from llama_adapter_edu.adapters.choice import AdapterState, check_names, forget_blocks, state_of
-from llama_adapter_edu.adapters.config import AdaptionPromptConfig
+from llama_adapter_edu.adapters.config import AdaptionPromptConfig, CartridgeConfig
 from llama_adapter_edu.adapters.decoder import (
     attention_layers,
     check_uncut,
@@ -28,6 +28,7 @@ from llama_adapter_edu.adapters.generation import (
 )
 from llama_adapter_edu.adapters.probe import probe
 from llama_adapter_edu.adapters.v2 import add_changes, all_changes, wanted_parts
+from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -64,15 +65,16 @@ def add_adaption_prompts(
     config = (config or AdaptionPromptConfig()).for_depth(len(layers))
     if not isinstance(unwrapped(model), FSDPModule):  # its layers are whole while they compute
         check_uncut(layers)
-    check_new_adapter(adapter_name, config, adapter_configs(model), len(layers))
+    check_new_name(adapter_name, adapter_configs(model))
+    if config.adapter_layers > len(layers):
+        raise ValueError(
+            f"adapter_layers={config.adapter_layers}, but the model has {len(layers)} layers. "
+            f"Choose 1 to {len(layers)}."
+        )
     decoder, first = decoder_of(unwrapped(model)), len(layers) - config.adapter_layers
     adapted = dict(list(enumerate(layers))[first:]) if config.adapter_len else {}
     wanted_parts(model, config)  # refuses what V2 cannot change
-    untouched = state_of(model) is None
-    _attach(unwrapped(model), adapted)
-
-    if freeze and untouched:
-        model.requires_grad_(False)
+    prepare(model, adapted, freeze=freeze)
     for attention in adapted.values():
         attention.adaption_prompts[adapter_name] = AdaptionPrompt(
             config.adapter_len,
@@ -87,6 +89,18 @@ def add_adaption_prompts(
     decoder.adapter_state.configs[adapter_name] = config
     set_adapter(model, adapter_name)
     return model
+
+
+def prepare(model: PreTrainedModel, layers: dict[int, nn.Module], *, freeze: bool) -> None:
+    """Make these attention layers ready for adapters; with the first adapter, freeze the base.
+
+    Raises:
+        ValueError: a layer cannot be adapted. The model is as it was.
+    """
+    untouched = state_of(model) is None
+    _attach(unwrapped(model), layers)
+    if freeze and untouched:
+        model.requires_grad_(False)
 
 
 def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
@@ -112,8 +126,8 @@ def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
             setattr(model, name, InThreadOfItsOwn(model, state, name))
 
 
-def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_layers: int) -> None:
-    """Raise ValueError if the model cannot take this adapter under this name."""
+def check_new_name(name: str, taken: dict) -> None:
+    """Raise ValueError if a new adapter cannot have this name."""
     if not ADAPTER_NAME.fullmatch(name):
         raise ValueError(f"adapter_name may hold letters, digits, '-' and '_', got {name!r:.80}.")
     if hasattr(nn.ModuleDict, name) or name in vars(nn.ModuleDict()):
@@ -123,21 +137,18 @@ def check_new_adapter(name: str, config: AdaptionPromptConfig, taken: dict, n_la
             f"the model already has an adapter named {name!r}: {taken[name]}. Choose another "
             "adapter_name, or take the old one out first with remove_adapter(model, name)."
         )
-    if config.adapter_layers > n_layers:
-        raise ValueError(
-            f"adapter_layers={config.adapter_layers}, but the model has {n_layers} layers. "
-            f"Choose 1 to {n_layers}."
-        )
 
 
-def adapter_configs(model: nn.Module) -> dict[str, AdaptionPromptConfig]:
+def adapter_configs(model: nn.Module) -> dict[str, AdaptionPromptConfig | CartridgeConfig]:
     """The model's adapters by name, with their settings; empty if it has none."""
     state = state_of(model)
     return {} if state is None else dict(state.configs)
 
 
-def adapter_prompts(model: PreTrainedModel, adapter_name: str) -> dict[int, AdaptionPrompt]:
-    """The adapter's prompts by layer number, 0 at the bottom.
+def adapter_prompts(
+    model: PreTrainedModel, adapter_name: str
+) -> dict[int, AdaptionPrompt | Cartridge]:
+    """The adapter's prompts, or its cartridge, by layer number, 0 at the bottom.
 
     Raises:
         ValueError: the model has no adapter of that name.
@@ -200,7 +211,7 @@ def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
 
 def _parts(model: nn.Module) -> list[nn.ModuleDict]:
     """All places in the model where adapters hold something: {adapter name: what}."""
-    return [*_adapted_layers(model).values(), *all_changes(model).values()]
+    return [*_adapted_layers(model).values(), *(changes for _, changes in all_changes(model))]
 
 
 def _vision(model: nn.Module) -> nn.ModuleDict:

@@ -116,14 +116,13 @@ def _part(module: nn.Module, config: AdaptionPromptConfig) -> nn.Module:
     return BiasScale(*widths, scaled=config.scaled, device=compute_device(module))
 
 
-def all_changes(model: PreTrainedModel) -> dict[str, Changes]:
-    """What adapters change at each linear layer and norm, by its name; empty without V2."""
+def all_changes(model: PreTrainedModel) -> list[tuple[str, Changes]]:
+    """What adapters change at each linear layer and norm, with its name; none without V2."""
     model = unwrapped(model)
-    decoder = decoder_of(model)
-    named = [*decoder.named_modules(), ("lm_head", model.get_output_embeddings())]
+    named = [*decoder_of(model).named_modules(), ("lm_head", model.get_output_embeddings())]
     # PEFT may have put its own layer around one of ours.
-    found = {n.replace(".base_layer", ""): getattr(m, "changes", None) for n, m in named}
-    return {name: c for name, c in found.items() if isinstance(c, Changes)}
+    found = [(n.replace(".base_layer", ""), getattr(m, "changes", None)) for n, m in named]
+    return [(name, changes) for name, changes in found if isinstance(changes, Changes)]
 
 
 class Resize:

@@ -11,9 +11,17 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapters.cartridge import put_cartridge
 from llama_adapter_edu.adapters.choice import active_adapter
+from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
+from llama_adapter_edu.adapters.manage import adapter_configs
 from llama_adapter_edu.files import safe_files
+from llama_adapter_edu.files.cartridge import (
+    CartridgeWeights,
+    cartridge_contents,
+    read_cartridge,
+)
 from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
 from llama_adapter_edu.files.lit import from_lit, to_lit_llama, to_litgpt
 from llama_adapter_edu.files.official import is_official
@@ -43,7 +51,8 @@ def save_adapter(
     Args:
         format: "llama_adapter_edu", "peft", "litgpt" or "lit-llama". The others have no tanh:
             what it makes of a gate is stored. PEFT has one gate a layer: adapters whose heads have
-            different gates are refused, and so are adapters of V2.
+            different gates are refused, and so are adapters of V2. A cartridge is written as PEFT's
+            in the first two, and in no other.
         base_model: the base model's id on the hub, kept in the settings for `from_pretrained`. Not
             needed if the model was loaded by it.
 
@@ -60,8 +69,11 @@ def save_adapter(
         raise ValueError("the model has no active adapter to save: add one, or pass adapter_name.")
     if format not in FORMATS:
         raise ValueError(f"format must be one of {tuple(FORMATS)}, got {format!r}.")
-    weights = weights_of(model, name)
-    contents = FORMATS[format](model, weights, base_model or base_name(model))
+    base_model = base_model or base_name(model)
+    if isinstance(adapter_configs(model).get(name), CartridgeConfig):
+        contents = cartridge_contents(model, name, format, base_model)
+    else:
+        contents = FORMATS[format](model, weights_of(model, name), base_model)
     if name in vision_of(model):
         if format != "llama_adapter_edu":
             raise ValueError(
@@ -100,17 +112,23 @@ def load_adapter(
     file = adapter_file(source)
     folder = file.parent if file.name == CONFIG_FILE else file
     weights, sight = _read(file, model), read_vision(model, folder, encoder)
+    n_adapted = len(getattr(weights, "prompts", ()))
+    if sight is not None and (sight.layers or 1) > n_adapted:
+        raise AdapterFileError(f"{folder}: the image encoder in it is of another adapter.")
+    if isinstance(weights, CartridgeWeights):
+        return put_cartridge(model, *weights, adapter_name)
     put_into(model, weights, adapter_name)
     if sight is not None:
         put_vision(model, sight, encoder, adapter_name)
     return model
 
 
-def _read(file: Path, model: PreTrainedModel) -> AdapterWeights:
+def _read(file: Path, model: PreTrainedModel) -> AdapterWeights | CartridgeWeights:
     """The adapter that a file of settings or tensors belongs to, whichever format it is in."""
     if file.name == CONFIG_FILE:
-        is_peft = "peft_type" in safe_files.read_json(file, "save_adapter")
-        return (from_peft if is_peft else from_own)(file.parent, model)
+        kind = safe_files.read_json(file, "save_adapter").get("peft_type")
+        readers = {None: from_own, "CARTRIDGE": read_cartridge}
+        return (readers[kind] if kind in (None, "CARTRIDGE") else from_peft)(file.parent, model)
     tensors = safe_files.read_pickled(file)
     if is_official(tensors):
         raise AdapterFileError(

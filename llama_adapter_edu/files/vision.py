@@ -6,6 +6,7 @@ the encoder unless it is frozen.
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -22,21 +23,28 @@ CONFIG_FILE, WEIGHTS_FILE = VISION_FILES
 FORMAT = "llama_adapter_edu.vision/1"
 
 
+class Sight(NamedTuple):
+    """What `read_vision` has read: numbers by name, and how many layers see (all if None)."""
+
+    tensors: dict[str, Tensor]
+    layers: int | None
+
+
 def vision_contents(model: PreTrainedModel, adapter_name: str) -> dict[str, bytes]:
     """The files of an adapter's image encoder: name -> content."""
     vision = image_prompt_of(model, adapter_name)
     trained = vision.trained().items()
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in trained}
     settings = {"format": FORMAT, **_settings(vision.encoder, decoder_of(model).config.hidden_size)}
+    if vision.layers is not None:
+        settings["layers"] = vision.layers
     return {
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
         CONFIG_FILE: (json.dumps(settings, indent=2) + "\n").encode(),
     }
 
 
-def read_vision(
-    model: PreTrainedModel, folder: Path, encoder: nn.Module | None
-) -> dict[str, Tensor] | None:
+def read_vision(model: PreTrainedModel, folder: Path, encoder: nn.Module | None) -> Sight | None:
     """The saved numbers for this encoder, checked; None if the adapter in the folder does not see.
 
     Raises:
@@ -61,17 +69,18 @@ def read_vision(
     tensors = read_safetensors(folder / WEIGHTS_FILE)
     expected = ImagePrompt(encoder, width).trained().items()
     check_tensors(folder / WEIGHTS_FILE, tensors, {n: tuple(p.shape) for n, p in expected})
-    return tensors
+    layers = saved.get("layers")
+    if layers is not None and (not isinstance(layers, int) or layers < 1):
+        raise AdapterFileError(f"{folder}: layers must be a number of at least 1, got {layers!r}.")
+    return Sight(tensors, layers)
 
 
-def put_vision(
-    model: PreTrainedModel, tensors: dict[str, Tensor], encoder: nn.Module, adapter_name: str
-) -> None:
+def put_vision(model: PreTrainedModel, sight: Sight, encoder: nn.Module, adapter_name: str) -> None:
     """Give an adapter of the model this encoder with the numbers that `read_vision` has read."""
-    add_vision(model, encoder, adapter_name)
+    add_vision(model, encoder, adapter_name, layers=sight.layers)
     with torch.no_grad():
         for name, parameter in image_prompt_of(model, adapter_name).trained().items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(sight.tensors[name])
 
 
 def _settings(encoder: nn.Module, model_width: int) -> dict:

@@ -77,7 +77,7 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
 
 def _changes(model: PreTrainedModel, adapter_name: str) -> dict[str, nn.Module]:
     """An adapter's biases, scales and norms, by their place in the model."""
-    changes = all_changes(model).items()
+    changes = all_changes(model)
     return {name: parts[adapter_name] for name, parts in changes if adapter_name in parts}
 
 

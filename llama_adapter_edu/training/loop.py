@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
@@ -55,6 +56,7 @@ def finetune(
     save_every: int = 20,
     cuda_graphs: bool = False,
     compile_layers: bool = False,
+    document_ids: Int[Tensor, "1 t"] | None = None,
 ) -> History:
     """Train what is trainable in `model`, in place.
 
@@ -79,6 +81,8 @@ def finetune(
             (see `cuda_graphs.py`). Not with mixed precision, micro-batches or packed rows.
         compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
             without cuda_graphs, after a wait for the compiler: worth it for long runs.
+        document_ids: learn from the base model that reads this document before each row, in place
+            of the rows' own answers (see `distillation.py`). Not with cuda_graphs or packed rows.
 
     Returns:
         the loss and, for a model with adaption prompts, the gates' openings after each step.
@@ -100,6 +104,10 @@ def finetune(
     if cuda_graphs:
         check_possible(accelerator, config, rows.packed)
     about = {"data": rows.fingerprint, **asdict(config)}
+    if document_ids is not None:
+        if cuda_graphs or rows.packed:
+            raise ValueError("document_ids: leave out cuda_graphs, and do not pack the rows.")
+        about["document"] = str(document_ids.tolist())
     check_same(about, accelerator)
     del about["micro_batch_size"]  # it may change from one part of a run to the next
     trained = Trained(
@@ -120,7 +128,7 @@ def finetune(
         # Flash attention keeps packed examples apart only in a batch of one row.
         one_by_one = rows.packed and "flash" in str(model.config._attn_implementation)
         size = 1 if one_by_one else config.micro_batch_size
-        gradients = Gradients(model, rows, accelerator, size, loss_sum)
+        gradients = Gradients(model, rows, accelerator, size, loss_sum, document_ids)
         if cuda_graphs:
             graphs = GraphedGradients(model, tokenizer.pad_token_id, loss_sum)
             gradients = lambda numbers: graphs(rows.batch(numbers), rows.n_labelled(numbers))  # noqa: E731

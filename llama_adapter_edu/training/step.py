@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.data.token_rows import Rows
+from llama_adapter_edu.training.distillation import distillation_loss_sum
 from llama_adapter_edu.training.loss import LossSum, answer_loss_sum, cross_entropy_sum
 
 
@@ -51,6 +52,7 @@ class Gradients:
     accelerator: Accelerator
     micro_batch_size: int | None = None
     loss_sum: LossSum = cross_entropy_sum
+    document_ids: Int[Tensor, "1 t"] | None = None  # of a teacher that reads it (`distillation.py`)
 
     def __call__(self, numbers: Sequence[int]) -> Float[Tensor, ""]:
         """This process's part of the step's mean loss: all parts sum to it, as gradients do.
@@ -79,10 +81,15 @@ class Gradients:
             if not mine:  # the other processes compute, so this one must, too, but learns nothing
                 batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
             with accelerator.autocast():
-                loss = answer_loss_sum(self.model, batch, self.loss_sum)[0] / n_tokens
+                loss = self._loss_sum(batch) / n_tokens
             accelerator.backward(loss)
             part_of_loss += loss.detach()
         return part_of_loss
+
+    def _loss_sum(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        if self.document_ids is not None:
+            return distillation_loss_sum(self.model, self.document_ids, batch)
+        return answer_loss_sum(self.model, batch, self.loss_sum)[0]
 
     def _halve(self, numbers: Sequence[int], reason: str) -> None:
         share = -(-len(numbers) // self.accelerator.num_processes)

@@ -22,7 +22,11 @@ from llama_adapter_edu.vision.image_prompt import ImagePrompt
 
 
 def add_vision(
-    model: PreTrainedModel, encoder: nn.Module, adapter_name: str | None = None
+    model: PreTrainedModel,
+    encoder: nn.Module,
+    adapter_name: str | None = None,
+    *,
+    layers: int | None = None,
 ) -> PreTrainedModel:
     """Let one adapter of the model, the active one if no name is given, take pictures; in place.
 
@@ -32,14 +36,22 @@ def add_vision(
 
     Args:
         encoder: see `ImagePrompt`. It is moved to the model's device.
+        layers: how many of the adapted layers see the picture, from the lowest on. All if None, as
+            in the paper. 1 is the early fusion of LLaMA-Adapter V2 (its section 4.3), for an
+            adapter in all layers. V2's visual prompts are another 20 of the first layer alone; here
+            they are those that the layer has.
 
     Raises:
-        ValueError: the model has no such adapter, or the adapter has an encoder already.
+        ValueError: the model has no such adapter, the adapter has an encoder already, or it is not
+            in so many layers.
     """
     name, decoder = check_can_see(model, adapter_name), decoder_of(model)
+    n_adapted = len(adapter_prompts(model, name))
+    if layers is not None and not 1 <= layers <= n_adapted:
+        raise ValueError(f"layers must be 1 to {n_adapted}, as many have prompts, got {layers!r}.")
     if not hasattr(decoder, "vision"):
         decoder.vision = nn.ModuleDict()
-    decoder.vision[name] = ImagePrompt(encoder, decoder.config.hidden_size).to(model.device)
+    decoder.vision[name] = ImagePrompt(encoder, decoder.config.hidden_size, layers).to(model.device)
     if name != state_of(model).active:
         decoder.vision[name].set_trains(False)
     return model
@@ -50,7 +62,8 @@ def check_can_see(model: PreTrainedModel, adapter_name: str | None = None) -> st
     name = adapter_name or active_adapter(model)
     if name is None:
         raise ValueError("the model has no active adapter: call add_adaption_prompts(model) first.")
-    if not adapter_prompts(model, name):
+    prompts = adapter_prompts(model, name).values()
+    if not prompts or not all(hasattr(prompt, "prompts") for prompt in prompts):
         raise ValueError(f"adapter {name!r} has no prompts, to which a picture is added.")
     if name in vision_of(model):
         raise ValueError(f"adapter {name!r} has an image encoder already.")

@@ -30,11 +30,12 @@ class ImagePrompt(Float32Module):
         encoder: turns images (b, *encoder.image_shape) into a list of features, one (b f) tensor
             for each width f of `encoder.feature_widths`. `encoders.py` has some.
         model_width: m.
+        layers: how many of the adapted layers, from the lowest on, see the picture; all if None.
     """
 
-    def __init__(self, encoder: nn.Module, model_width: int) -> None:
+    def __init__(self, encoder: nn.Module, model_width: int, layers: int | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.layers = encoder, layers
         self.paused: set[str] = set()  # parameters that only wait for another adapter's training
         width = sum(encoder.feature_widths)
         self.projection = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, model_width))
