@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from benchmarks.measure import conditions
 from llama_adapter_edu import gate_openings, load_adapter, load_llama
-from llama_adapter_edu.course.figures.turned import Reading, read, thirds, turned_gates
+from llama_adapter_edu.course.figures.turned import Reading, read, scores, thirds, turned_gates
 from llama_adapter_edu.course.tasks.home_commands import home_commands
+from llama_adapter_edu.data.evaluate import expected_answers
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results/gate_dial.json"
 ROWS = 6
@@ -45,6 +47,47 @@ def settings(n_layers: int, n_heads: int) -> Iterator[tuple[str, dict[str, Any],
             factors = torch.ones(n_layers, n_heads)
             factors[layer, head] = 0
             yield "single heads", {"factor": 0, "layer": layer, "head": head}, factors
+
+
+class Given(nn.Module):
+    """In place of the embedding: the same hidden states (b s m), whatever the tokens are."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.states
+
+
+def states_before(model: PreTrainedModel, tokenizer: Any, rows: list) -> list[Tensor]:
+    """The hidden states that come into each layer of the trained model."""
+    states: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+        for layer in model.model.layers
+    ]
+    scores(model, tokenizer, rows)
+    for hook in hooks:
+        hook.remove()
+    return states
+
+
+def read_from(layer: int, states: Tensor, model: PreTrainedModel, *read_what: Any) -> Reading:
+    """`read` where nothing below a layer differs from the run that `states` come from.
+
+    The layers below are left out where one forward pass says all.
+    """
+    decoder = model.model
+    layers, embedding = decoder.layers, decoder.embed_tokens
+    decoder.layers, decoder.embed_tokens = layers[layer:], Given(states)
+    try:
+        loss, right, next_tokens = scores(model, *read_what)
+    finally:
+        decoder.layers, decoder.embed_tokens = layers, embedding
+    if not all(right):
+        return read(model, *read_what)
+    return Reading(loss, expected_answers(read_what[-1]), next_tokens)
 
 
 class Stops:
@@ -117,10 +160,13 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": [{key: row[key] for key in ("instruction", "output")} for row in rows],
     }
     stops = Stops(options.output, head)
+    states = states_before(model, tokenizer, rows)
     for control, which, factors in tqdm(list(settings(*openings.shape)), unit="stop"):
         if not stops.has(control, which):
+            layer = which.get("layer", 0)
             with turned_gates(model, factors):
-                stops.keep(control, which, read(model, tokenizer, rows))
+                reading = read_from(layer, states[layer], model, tokenizer, rows)
+            stops.keep(control, which, reading)
 
 
 def training_of(folder: Path) -> dict[str, Any]:

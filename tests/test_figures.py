@@ -1,12 +1,27 @@
 """The figures that move: the gates they turn, the data they hold, the HTML they are."""
 
+import json
+import re
+
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from gates import open_gates
 
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, gate_openings, load_llama
+from benchmarks import gate_dial as bench
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    gate_openings,
+    load_llama,
+    save_adapter,
+)
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course.figures.turned import read, thirds, turned_gates
+from llama_adapter_edu.course import figures
+from llama_adapter_edu.course.figures import live_dial
+from llama_adapter_edu.course.figures.gate_dial import stored_stops
+from llama_adapter_edu.course.figures.page import SIZE, Page
+from llama_adapter_edu.course.figures.turned import read, scores, thirds, turned_gates
 from llama_adapter_edu.data.evaluate import generate_answers
 
 ROWS = [
@@ -119,8 +134,6 @@ def test_thirds_are_neighbours_and_all_layers(n_layers, sizes):
 
 def measured(small_llama_folder, small, tmp_path, monkeypatch):
     """The benchmark's file for the small model, measured in two calls: the second one goes on."""
-    from llama_adapter_edu import save_adapter
-
     save_adapter(small[0], tmp_path / "adapter")
     noted = dict.fromkeys(bench.TRAINING, 1)
     (tmp_path / "adapter/results.json").write_text(json.dumps(noted))
@@ -146,6 +159,14 @@ def test_the_benchmark_measures_every_stop_once_and_a_second_call_measures_none(
     assert [content["answers"][n] for n in trained["answers"]] == one.answers
     tokens = [content["tokens"][n] for n in trained["next"][0][::2]]
     assert tokens == [token for token, _ in one.next_tokens[0]]
+
+    factors = torch.ones(2, 6)
+    factors[1, 4] = 0
+    with turned_gates(small[0], factors):
+        whole = read(*small, content["rows"])
+    [head] = (s for s in stops["single heads"] if (s["layer"], s["head"]) == (1, 4))
+    assert head["loss"] == pytest.approx(whole.loss, rel=1e-2)
+    assert [content["answers"][n] for n in head["answers"]] == whole.answers
 
     monkeypatch.setattr(bench, "read", None)
     bench.main(arguments)
@@ -217,8 +238,6 @@ def test_a_page_refuses_what_a_notebook_should_not_carry():
 
 
 def test_the_picture_beside_the_dial_shows_the_stops():
-    import matplotlib.pyplot as plt
-
     fig, (loss, right) = plt.subplots(2)
     figures.plot_dial(loss, right)
     stops = stored_stops()["stops"]["all gates"]
@@ -263,3 +282,23 @@ def test_the_live_dial_runs_the_model_at_each_turn_and_gives_the_gates_back(smal
     with turned_gates(model, factors):
         expected = read(model, tokenizer, ROWS, max_new_tokens=2)
     assert live_dial.text_of(expected, ROWS) == result.value
+
+
+def test_a_reading_from_a_layer_on_is_the_whole_reading(small, monkeypatch):
+    model, tokenizer = small
+    seen = []
+    monkeypatch.setattr(bench, "scores", lambda *what: seen.append(scores(*what)) or seen[-1])
+    states = bench.states_before(model, tokenizer, ROWS)
+    factors = torch.ones(2, 6)
+    factors[1, 2] = -1
+    with turned_gates(model, factors):
+        whole = read(model, tokenizer, ROWS, max_new_tokens=2)
+        for state in (states[1], 0 * states[1]):
+            bench.read_from(1, state, model, tokenizer, ROWS)
+    _, part, wrong = (loss for loss, *_ in seen)
+    assert part == pytest.approx(whole.loss, rel=1e-6)
+    assert wrong != pytest.approx(whole.loss, rel=1e-3)
+    assert len(model.model.layers) == 2
+    assert read(model, tokenizer, ROWS, max_new_tokens=2).loss == pytest.approx(
+        seen[0][0], rel=1e-6
+    )

@@ -70,8 +70,8 @@ def test_one_control_is_turned_at_a_time(dial):
 
 
 def test_a_head_is_switched_off_and_on_again(dial):
-    layer = dial.get_by_label("in", exact=True)
-    layer.select_option(label="layer 4")
+    layer = dial.get_by_label("Layer:")
+    layer.select_option(label="4")
     head = dial.get_by_role("button", name="head 7 off")
     head.press("Space")
     assert head.get_attribute("aria-pressed") == "true"
@@ -79,7 +79,7 @@ def test_a_head_is_switched_off_and_on_again(dial):
     dial.get_by_role("button", name="head 2 off").press("Enter")
     assert head.get_attribute("aria-pressed") == "false"
     assert loss_shown(dial) == stop("single heads", layer=4, head=2)["loss"]
-    layer.select_option(label="layer 29")
+    layer.select_option(label="29")
     assert loss_shown(dial) == stop("all gates", factor=1)["loss"]
     assert dial.locator("[aria-pressed=true]").count() == 0
 

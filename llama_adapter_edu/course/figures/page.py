@@ -8,8 +8,8 @@ from typing import Any
 
 SIZE = 200_000  # bytes of HTML at most: it is kept in the notebook
 NO_SCRIPT = (
-    "Here stands a figure that moves. It needs scripts, and this page runs none. In a notebook, run "
-    "this cell, or trust the notebook (in JupyterLab: Ctrl+Shift+C, Trust Notebook)."
+    "Here stands a figure that moves. It needs scripts, and this page runs none. In a notebook, "
+    "run this cell, or trust the notebook (in JupyterLab: Ctrl+Shift+C, Trust Notebook)."
 )
 
 

@@ -81,11 +81,29 @@ def read(
 ) -> Reading:
     """What the model answers to rows with `instruction` and `output`, and how far off it is.
 
-    Where the model, given the expected answer so far, finds each next token of it the likeliest,
-    its greedy answer is the expected one. Only the other rows are generated.
+    Only rows that `scores` does not find right are generated.
 
     Raises:
         ValueError: no rows, or a row that `encode` refuses.
+    """
+    loss, right, next_tokens = scores(model, tokenizer, rows)
+    answers = expected_answers(rows)
+    wrong = [n for n, is_right in enumerate(right) if not is_right]
+    if wrong:
+        asked = [rows[n] for n in wrong]
+        generated = generate_answers(model, tokenizer, asked, max_new_tokens=max_new_tokens)
+        for n, answer in zip(wrong, generated, strict=True):
+            answers[n] = answer
+    return Reading(loss, answers, next_tokens)
+
+
+def scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows
+) -> tuple[float, list[bool], list[list[tuple[str, float]]]]:
+    """The loss, which rows are right, and the likeliest first tokens of each, in one forward pass.
+
+    A row is right where the model, given the expected answer so far, finds each next token of it
+    the likeliest: then its greedy answer is the expected one.
     """
     encoded = [encode(row, tokenizer) for row in rows]
     batch = collate(encoded, tokenizer.pad_token_id)
@@ -95,22 +113,14 @@ def read(
         logits = model(**batch, use_cache=False).logits[:, :-1].float()
     learnt = labels != IGNORE_INDEX
     loss = torch.nn.functional.cross_entropy(logits[learnt], labels[learnt])
-
     right = ((logits.argmax(dim=-1) == labels) | ~learnt).all(dim=1)
-    answers = expected_answers(rows)
-    wrong = [n for n, is_right in enumerate(right.tolist()) if not is_right]
-    if wrong:
-        asked = [rows[n] for n in wrong]
-        generated = generate_answers(model, tokenizer, asked, max_new_tokens=max_new_tokens)
-        for n, answer in zip(wrong, generated, strict=True):
-            answers[n] = answer
     first = learnt.int().argmax(dim=1)
     top = logits[torch.arange(len(first)), first].softmax(dim=-1).topk(TOP)
     next_tokens = [
         [(tokenizer.decode([token]), chance) for token, chance in zip(*pair, strict=True)]
         for pair in zip(top.indices.tolist(), top.values.tolist(), strict=True)
     ]
-    return Reading(float(loss), answers, next_tokens)
+    return float(loss), right.tolist(), next_tokens
 
 
 def thirds(n_layers: int) -> list[range]:

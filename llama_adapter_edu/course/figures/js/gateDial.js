@@ -60,7 +60,7 @@ function gateDial(data) {
 // A slider that snaps to the stops. It hands itself and its stop to `turn`.
 function slider(name, stops, turn) {
   const home = stops.findIndex((stop) => stop.factor === 1);
-  const value = make("output", {});
+  const value = make("span", { "aria-hidden": true });
   const input = make("input", { type: "range", min: 0, max: stops.length - 1, step: 1, value: home,
     "aria-label": name, oninput: () => { say(); turn(control, stops[+input.value]); } });
   function say() {
@@ -80,7 +80,7 @@ function headSwitches(data, heads, turn) {
   let off = null;
   const buttons = make("div", { class: "buttons" });
   const layer = make("select", { onchange: () => { off = null; draw(); turn(control, null); } },
-    ...heads.map((_, i) => make("option", { value: i }, `layer ${i}`)));
+    ...heads.map((_, i) => make("option", { value: i }, String(i))));
   layer.value = heads.length - 1;
   function draw() {
     buttons.replaceChildren(...heads[+layer.value].map((stop, head) => make("button", {
@@ -97,7 +97,7 @@ function headSwitches(data, heads, turn) {
   }
   const control = {
     element: make("fieldset", {}, make("legend", {}, "Switch one head off"),
-      make("label", {}, "in ", layer), buttons),
+      make("label", {}, "Layer: ", layer), buttons),
     reset() { if (off !== null) { off = null; draw(); } },
   };
   draw();
