@@ -1,5 +1,6 @@
 """The figures that move: the gates they turn, the data they hold, the HTML they are."""
 
+import base64
 import json
 import re
 
@@ -14,6 +15,7 @@ from llama_adapter_edu import (
     add_adaption_prompts,
     gate_openings,
     load_llama,
+    prompt_weights,
     save_adapter,
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
@@ -302,3 +304,65 @@ def test_a_reading_from_a_layer_on_is_the_whole_reading(small, monkeypatch):
     assert read(model, tokenizer, ROWS, max_new_tokens=2).loss == pytest.approx(
         seen[0][0], rel=1e-6
     )
+
+
+@pytest.fixture
+def looked_at(small):
+    """The small model, and one row of token ids."""
+    model, tokenizer = small
+    return model, tokenizer, tokenizer("Dim the lights", return_tensors="pt").input_ids
+
+
+def test_a_read_is_the_opening_times_the_weight(looked_at):
+    model, _, ids = looked_at
+    layers, reads = figures.prompt_reads(model, ids)
+    weights, openings = prompt_weights(model, ids), gate_openings(model)
+    assert layers == list(weights) == [0, 1]
+    for row, layer in enumerate(layers):
+        for head in range(6):
+            expected = openings[row, head] * weights[layer][0, head]
+            torch.testing.assert_close(reads[row, head], expected)
+
+
+def test_the_microscope_holds_every_weight_of_every_token(looked_at):
+    model, tokenizer, ids = looked_at
+    page = figures.microscope(model, tokenizer, ids)
+    data = json.loads(re.search(r"microscope, (\{.*\})\);\n", page.text)[1])
+    assert data["tokens"] == [tokenizer.decode([token]) for token in ids[0].tolist()]
+    stored = torch.tensor(list(base64.b64decode(data["weights"]))) / 255
+    stored = stored.reshape(ids.shape[1], 2, 6, data["prompts"])
+    for row, weights in enumerate(prompt_weights(model, ids).values()):
+        expected = weights[0].permute(1, 0, 2)
+        torch.testing.assert_close(stored[:, row], expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    openings = torch.tensor(data["openings"])
+    torch.testing.assert_close(openings, gate_openings(model), atol=1e-4, rtol=0)
+    assert outside(page.text) == []
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_the_microscope_looks_at_one_row(looked_at, shape):
+    model, tokenizer, _ = looked_at
+    with pytest.raises(ValueError, match=r"one row of token ids \(1 s\)"):
+        figures.microscope(model, tokenizer, torch.ones(shape, dtype=torch.long))
+
+
+def test_one_gate_a_layer_serves_all_heads_in_the_microscope(small_llama_folder):
+    model, tokenizer = load_llama(str(small_llama_folder))
+    settings = AdaptionPromptConfig(adapter_len=4, adapter_layers=1, gate="per_layer")
+    add_adaption_prompts(model, settings)
+    open_gates(model)
+    ids = tokenizer("Dim the lights", return_tensors="pt").input_ids
+    layers, reads = figures.prompt_reads(model, ids)
+    assert layers == [1] and reads.shape == (1, 6, ids.shape[1], 4)
+    expected = gate_openings(model)[0, 0] * prompt_weights(model, ids)[1][0]
+    torch.testing.assert_close(reads[0], expected)
+
+
+def test_the_still_picture_sums_the_sizes_of_all_heads(looked_at):
+    model, _, ids = looked_at
+    _, ax = plt.subplots()
+    figures.plot_reads(ax, model, ids, token=1)
+    _, reads = figures.prompt_reads(model, ids)
+    drawn = torch.tensor(ax.images[0].get_array().tolist()).float()
+    torch.testing.assert_close(drawn, sum(abs(reads[:, head, 1]) for head in range(6)))
+    plt.close("all")
