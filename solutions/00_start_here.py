@@ -5,7 +5,7 @@
 #
 # At the end you have
 #
-# * seen a real Llama fail at a small task that it will master in lesson 11,
+# * seen a small Llama fail at a task that it will master in lesson 11,
 # * the idea of LLaMA-Adapter in one picture,
 # * solved and checked your first exercise.
 #
@@ -15,7 +15,7 @@
 # %% tags=["nbval-ignore-output"]
 import torch
 from llama_adapter_edu import generate_answers, load_llama
-from llama_adapter_edu.course import assert_close, check
+from llama_adapter_edu.course import assert_close, check, predict
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.evaluate import exact_match
 
@@ -24,11 +24,17 @@ model, tokenizer = load_llama()
 # %% [markdown]
 # ## A Llama at home
 #
-# `model` is SmolLM2-135M-Instruct, a small Llama with real, trained weights. The first run
-# downloads it (98 MB).
+# `model` is SmolLM2-135M-Instruct, a small Llama. The first run downloads it (98 MB).
 #
-# Let us ask it something. It always takes the likeliest next token, so the answer is the same each
-# time. We cut it off after 24 tokens.
+# It is no toy: architecture and size are those that its makers trained and published. But its
+# weights come *rounded*. A third party stored them in few bits (106 of the 134.5 million in 4 bits,
+# a format called Q4_1, the rest in 8), and the course expands them to 32 bits again. So it is a
+# little less exact than the published model; by how much, nobody here has measured. All that the
+# course computes, it computes with these weights.
+#
+# A Llama reads and writes **tokens**: short words, pieces of long ones, signs. Let us ask it
+# something. It always takes the likeliest next token, so the answer is the same each time. We cut
+# it off after 24 tokens.
 
 
 # %%
@@ -49,24 +55,34 @@ print(ask("What is the capital of France?"))
 commands = home_commands("test", 3)
 
 
-def show_answers(prompt: str) -> None:
-    """Each command, what we want to read, what the model says; then the share of equal ones."""
+def show_answers(prompt: str) -> int:
+    """Print each command, what we want to read, what the model says; return how many are equal."""
     answers = ask(*(prompt.format(command["instruction"]) for command in commands))
     for command, answer in zip(commands, answers, strict=True):
         print(f"command  {command['instruction']}")
         print(f"expected {command['output']}")
         print(f"answer   {answer}\n")
-    print(f"exact match: {exact_match(answers, commands['output']):.0%}")
+    share = exact_match(answers, commands["output"])
+    print(f"exact match: {share:.0%}")
+    return round(share * len(commands))
 
 
-show_answers("{}")
+n_right = show_answers("{}")
 
 # %% [markdown]
 # It fails, but that was not fair: nobody told it what we want. So we tell it, with two solved
-# examples in the prompt.
+# examples in the prompt. **Before you run that, predict**: write your guess in place of `...`.
+# There is no mark for it; you only remember better what you have guessed at.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "With two solved examples, how many of the 3 answers will be right?",
+    options=["none", "one", "two", "all three"],
+    mine=...,
+)
 
 # %%
-show_answers(
+n_right = show_answers(
     """Turn the command into JSON.
 Command: Set the lights in the old kitchen to 40%
 JSON: {{"room": "old kitchen", "device": "lights", "brightness": 40}}
@@ -76,42 +92,48 @@ Command: {}
 JSON:"""
 )
 
+# %% tags=["nbval-ignore-output"]
+guess.compare(["none", "one", "two", "all three"][n_right])
+
 # %% [markdown]
-# Now it writes JSON, but not ours. The words in front of the command did change the answer. We only
-# do not know the right words.
+# Now it writes JSON, but not ours. The text in front of the command did change the answer. We only
+# do not know the right text.
 #
-# So why words? What the model reads of a word is a row of 576 numbers. Let us put rows of free
+# So why text? What the model reads of a token is a row of 576 numbers. Let us put rows of free
 # numbers in front, and let gradient descent find them. Such rows are called **soft prompts**. The
 # Llama stays as it is.
 #
 # ## The idea in one picture
 #
-# LLaMA-Adapter (Zhang et al., 2023, arXiv 2303.16199) puts them into the attention of the upper
-# layers. This is their Figure 2, in our own drawing.
+# LLaMA-Adapter (Zhang et al., arXiv 2303.16199) puts them into the attention of the upper layers.
+# This is their Figure 2, in our own drawing. The paper exists in several editions. This course
+# follows the published one (ICLR 2024), and says so where the first one (arXiv v1, March 2023) has
+# another number or formula.
 #
 # ![Left: a Llama with N layers. All its layers are frozen, marked by a snowflake. Each of the upper
 # L layers gets K prompts of its own, which are learnt, marked by a flame. Right: inside the
-# attention of one upper layer, the word that asks looks at the words, with a softmax over words,
+# attention of one upper layer, the token that asks looks at the tokens, with a softmax over tokens,
 # and at the prompts, with a second softmax over prompts. The result from the prompts is multiplied
-# by a learnt gate, one a head, 0 at the start. Then both are added and go through the frozen output
-# layer.](figures/00_llama_adapter.svg)
+# by a learnt gate, one per head, 0 at the start. Then both are added and go through the frozen
+# output layer.](figures/00_llama_adapter.svg)
 #
 # Two things to see:
 #
-# * **Two softmaxes.** What the word reads from the prompts cannot take weight away from the other
-#   words.
+# * **Two softmaxes.** What the token reads from the prompts cannot take weight away from the other
+#   tokens.
 # * **A gate.** What comes from the prompts is multiplied by a number that starts at 0. So the
 #   adapted Llama starts as exactly the Llama it was, and opens the gates as it learns.
 #
 # ## How small is it?
 #
 # In this picture only two things are learnt: prompts and gates. Say an adapter of our Llama has 10
-# prompts a layer, in all of its 30 layers. A prompt is a row of 576 numbers, and each of the 9
-# heads has a gate.
+# prompts per layer. The paper takes the upper 30 of LLaMA-7B's 32 layers. Our Llama has only 30,
+# and we take them all: in the picture, the lower box is then empty. A prompt is a row of 576
+# numbers, and each of the 9 heads has a gate.
 
 # %%
 one_layer = 10 * 576 + 9
-print(f"{one_layer:,} numbers in a layer, {30 * one_layer:,} in all layers")
+print(f"{one_layer:,} numbers per layer, {30 * one_layer:,} in all layers")
 
 # %% [markdown]
 # You will write this down for any Llama. It is your first exercise.
@@ -122,13 +144,18 @@ print(f"{one_layer:,} numbers in a layer, {30 * one_layer:,} in all layers")
 #
 # 1. The **card**: what to do, and three hints. Click on a hint to open it; the first one says
 #    least.
-# 2. The **exercise**: replace `# YOUR CODE HERE` and the line below it by your code, and run the
-#    cell.
+# 2. The **exercise**: your code takes the place of everything from `# YOUR CODE HERE` to `raise
+#    NotImplementedError`. Lines between the two are a beginning: complete them or write your own.
+#    Run the cell.
 # 3. The **check**: run it. Its asserts are in sight: they say exactly what is expected.
 #
 # A solved check shows a green line with ✓. Otherwise a box says in words what is wrong (✗) or still
 # open (○). Until you solve it, the cells below use the course's own function, so **you are never
 # stuck**: you may skip an exercise and come back. Once it is solved, they use *yours*.
+#
+# Do you work with a chat assistant? Give it the text of [Learning with an
+# assistant](../docs/assistants.md), and it will teach instead of solving. An assistant that reads the
+# project's files finds the same in `AGENTS.md`.
 #
 # To see how far you are, save the notebook and type in a terminal:
 #
@@ -136,7 +163,7 @@ print(f"{one_layer:,} numbers in a layer, {30 * one_layer:,} in all layers")
 # pytest --nbval notebooks/00_start_here.ipynb
 # ```
 #
-# It runs the whole notebook afresh and ends with a table, one row an exercise.
+# It runs the whole notebook afresh and ends with a table, one row per exercise.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 0.1 · The size of an adapter
@@ -180,9 +207,9 @@ def adapter_size(adapter_len: int, adapter_layers: int, model_width: int, n_head
 @check(
     "0.1",
     "adapter_size",
-    adapter_len=[2, 10],
+    adapter_len=[6, 10],
     adapter_layers=[3, 30],
-    model_width=[5, 576],
+    model_width=[7, 576],
     n_heads=[4, 9],
 )
 def _(adapter_len, adapter_layers, model_width, n_heads):
@@ -195,8 +222,8 @@ def _(adapter_len, adapter_layers, model_width, n_heads):
     prompts, gates = torch.zeros(adapter_len, model_width).numel(), torch.zeros(n_heads).numel()
     right = sum(prompts + gates for _ in range(adapter_layers))
     mistakes = {
-        "the gates are missing: add one a head in each layer": adapter_layers * prompts,
-        "each head has a gate of its own: add n_heads a layer, not 1": adapter_layers
+        "the gates are missing: add one per head in each layer": adapter_layers * prompts,
+        "each head has a gate of its own: add n_heads per layer, not 1": adapter_layers
         * (prompts + 1),
         "every layer has its own gates: multiply them by adapter_layers, too": adapter_layers
         * prompts
@@ -210,6 +237,16 @@ def _(adapter_len, adapter_layers, model_width, n_heads):
         "every prompt has model_width numbers: multiply them, do not add": adapter_layers
         * (adapter_len + model_width + n_heads),
         "the prompts are missing: each has model_width numbers": adapter_layers * gates,
+        "the gates belong to heads, not to prompts: n_heads per layer": adapter_layers
+        * (prompts + gates * adapter_len),
+        "keys and values are made of the prompts, not learnt: count each prompt once": adapter_layers
+        * (2 * prompts + gates),
+        "use the argument model_width, not our Llama's 576": adapter_layers
+        * (576 * adapter_len + gates),
+        "use the arguments, not our Llama's numbers": 30 * (10 * 576 + 9),
+        "use the arguments, not LLaMA-7B's numbers": 30 * (10 * 4096 + 32),
+        "one layer too many: there are adapter_layers of them": (adapter_layers + 1)
+        * (prompts + gates),
         "this is the size in bytes; count the numbers": 4 * right,
     }
     assert_close(mine, right, mistakes=mistakes)
@@ -239,7 +276,7 @@ def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
     return adapter_len * model_width + n_heads
 """
 
-# %% [raw] tags=["wrong"] says="n_heads=9 not: expected 1.731e+05, got 42"
+# %% [raw] tags=["wrong"] says="expected 138, got 42"
 """
 def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
     return 42
@@ -260,7 +297,14 @@ def adapter_size(adapter_len, adapter_layers, model_width, n_heads):
 """
 
 # %% [markdown]
-# Your function counts for us: once for our Llama, once for the paper's.
+# Your function counts for us: once for our Llama, once for the paper's. Predict first.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "How much will we train, as a share of our Llama's own numbers?",
+    options=["about 10 %", "about 1 %", "about 0.1 %"],
+    mine=...,
+)
 
 # %%
 total = sum(parameter.numel() for parameter in model.parameters())
@@ -275,20 +319,36 @@ print(f"our Llama: {ours:,} numbers to learn, next to {total:,} frozen ones: {ou
 llama_7b = adapter_size(adapter_len=10, adapter_layers=30, model_width=4096, n_heads=32)
 print(f"LLaMA-7B: {llama_7b:,} numbers to learn")
 
+# %% tags=["nbval-ignore-output"]
+shares = {"about 10 %": 0.1, "about 1 %": 0.01, "about 0.1 %": 0.001}
+guess.compare(min(shares, key=lambda name: abs(shares[name] - ours / total)))
+
 # %% [markdown]
 # The last number is the paper's 1.2 million: the first of its promises.
 #
 # ## Four promises
 #
-# The paper makes four of them (its Figure 1; the numbers are from its Tables 2 and 3). You will
-# tick each one yourself.
+# The paper makes four of them (its Figure 1). The numbers are from Tables 1 and 2 of the ICLR 2024
+# edition (Tables 3 and 2 of arXiv v1). You will measure each one yourself.
 #
-# | promise | in the paper, with LLaMA-7B | you tick it in |
+# | promise | in the paper, with LLaMA-7B | you measure it in |
 # |---|---|---|
-# | few parameters | 1.2 million learnt; Alpaca trained all 7 billion | now; lesson 06 counts them in a real model |
-# | fast | 1 hour on 8 A100 GPUs, Alpaca 3 hours | lesson 11 |
-# | expertise to plug in | a file of 4.7 MB for a task, next to one Llama of 13 GB | lessons 06 and 10 |
-# | several modalities | answers 85.19 % of ScienceQA's questions, many of them with pictures | lesson 09 |
+# | few parameters | 1.2 million learnt; Alpaca trained all 7 billion | now; lesson 06 counts them in the model |
+# | fast | 1 hour on 8 A100 GPUs; Alpaca 3 hours, Alpaca-LoRA 1.5 hours (not in arXiv v1) | lesson 11 |
+# | expertise to plug in | a file of 4.7 MB per task, next to one Llama of 13 GB | lessons 06 and 11 |
+# | several modalities | 85.19 % right answers on ScienceQA, with 1.8 million learnt | lesson 09 |
+#
+# *Alpaca* is the same LLaMA-7B with all its numbers trained on 52,000 instructions; *Alpaca-LoRA*
+# has small matrices added to its weights instead. *ScienceQA* is a collection of school questions,
+# many of them with a picture.
+#
+# **Should you use LLaMA-Adapter at work?** To understand adapters, prompts and gates, yes: it shows
+# all of them in a few lines. For the best score, take LoRA first. In PEFT's public comparison
+# (method_comparison/MetaMathQA in huggingface/peft at commit 5d602fd; Llama-3.2-3B on school
+# mathematics) LoRA of rank 64 (rsLoRA) gets 51.3 % right, the best method 52.6 %, prefix tuning
+# 41.6 %, and adaption prompts, this paper's method, 38.4 %. What speaks for prompts is their small
+# file, a start that changes nothing, and tasks that can be swapped, even within a batch. Lesson 11
+# measures LoRA and full fine-tuning on our own task.
 #
 # ## Ten letters
 #
@@ -299,8 +359,8 @@ print(f"LLaMA-7B: {llama_7b:,} numbers to learn")
 # | letter | axis | in our Llama |
 # |---|---|---|
 # | `b` | batch | |
-# | `s` | query position: the word that asks | |
-# | `t` | key position: the word that is looked at | |
+# | `s` | query position: the token that asks | |
+# | `t` | key position: the token that is looked at | |
 # | `p` | prompt slot | 10 |
 # | `h` | query head | 9 |
 # | `g` | key/value head | 3 |
@@ -338,7 +398,8 @@ print(", ".join(f"{letter} = {size}" for letter, size in sizes.items()))
 # | 07 Instruction data | from sentences to batches, and an honest metric |
 # | 08 What matters | small versions of the paper's experiments |
 # | 09 A Llama that sees | prompts that carry a picture |
-# | 10 Fine-tune a Llama on a GPU | the training; the task above, solved |
+# | 10 One gate, many papers | the same gate in the papers before and after |
+# | 11 Fine-tune a Llama on a GPU | the training; the task above, solved |
 #
 # ## What you have
 #
@@ -356,8 +417,8 @@ print(", ".join(f"{letter} = {size}" for letter, size in sizes.items()))
 # </details>
 # <details><summary>Two solved examples in the prompt cost many tokens. What do 10 soft prompts cost?</summary>
 #
-# No token of the text: they stand beside the words, as keys and values in the attention. Each word
-# looks at 10 more rows a layer, whatever the task.
+# No token of the text: they stand beside the tokens, as keys and values in the attention. Each
+# token looks at 10 more rows per layer, whatever the task.
 #
 # </details>
 # <details><summary>Two tasks, one Llama: what has to be stored?</summary>

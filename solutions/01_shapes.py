@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Lesson 01: Shapes with einops
 #
-# *45 minutes*
+# *60 minutes*
 #
 # At the end you have written the steps of attention that move and compare numbers: splitting and
-# merging heads, sharing keys between heads, scores, and the causal softmax. You run them on the
-# real Llama's own projections.
+# merging heads, sharing keys between heads, scores, and the causal softmax. You run them on what
+# our Llama computes.
 #
 # Letters: `b` batch, `s` query position, `t` key position, `h` query head, `g` key/value head, `r`
-# query heads per key/value head, `d` head width, `m` model width. "Word" stands for token.
+# query heads per key/value head, `d` head width, `m` model width.
 
 # %% tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
@@ -22,6 +22,7 @@ from llama_adapter_edu.course import (
     assert_gradients,
     assert_shape,
     check,
+    predict,
 )
 from llama_adapter_edu.course.figures import draw_tensors, heatmap, use_style
 from torch import Tensor
@@ -31,13 +32,13 @@ use_style()
 # %% [markdown]
 # ## Reading a pattern
 #
-# Here are two words of six numbers each. We cut each word into pairs.
+# Here are two tokens of six numbers each. We cut each token into pairs.
 
 # %%
-# alt: Left, 2 words of 6 numbers, 0 to 11. Right, 3 pairs for each word: 0 1, 2 3, 4 5 and 6 7, 8 9, 10 11.
-words = torch.arange(12).reshape(2, 6)
-pairs = rearrange(words, "s (i two) -> s i two", two=2)
-draw_tensors(words=(words, "s (i two)"), pairs=(pairs, "s i two"))
+# alt: Left, 2 tokens of 6 numbers, 0 to 11. Right, 3 pairs for each token: 0 1, 2 3, 4 5 and 6 7, 8 9, 10 11.
+tokens = torch.arange(12).reshape(2, 6)
+pairs = rearrange(tokens, "s (pair two) -> s pair two", two=2)
+draw_tensors(tokens=(tokens, "s (pair two)"), pairs=(pairs, "s pair two"))
 plt.show()
 
 # %% [markdown]
@@ -46,25 +47,25 @@ plt.show()
 #
 # * each name is one axis; you choose the names, and the order after the arrow is the new order of
 #   the axes;
-# * brackets join axes into one. `(i two)` is an axis of 6, made of `i` and `two`. The **last** name
-#   in the brackets runs fastest: neighbours differ in `two`;
+# * brackets join axes into one. `(pair two)` is an axis of 6, made of `pair` and `two`. The
+#   **last** name in the brackets runs fastest: neighbours differ in `two`;
 # * one size in the brackets is given (`two=2`), the other one follows.
 #
-# The pattern is also a test: if `words` had three axes, or 7 numbers a word, this line would fail
-# at once.
+# The pattern is also a test: if `tokens` had three axes, or 7 numbers per token, this line would
+# fail at once.
 #
 # What is joined can be split, and what is split can be joined. Each of these is a line:
 
 # %%
-print(rearrange(words, "s n -> n s").shape)  # axes swapped
-print(rearrange(words, "s n -> (s n)").shape)  # one long row, word after word
-print(rearrange(words, "s n -> 1 s n").shape)  # a new axis of size 1
+print(rearrange(tokens, "s n -> n s").shape)  # axes swapped
+print(rearrange(tokens, "s n -> (s n)").shape)  # one long row, token after token
+print(rearrange(tokens, "s n -> 1 s n").shape)  # a new axis of size 1
 
 # %% [markdown]
 # ## Heads
 #
-# A Llama's attention reads a word not once but several times in parallel, with several **heads**.
-# Each head gets its own part of the word's numbers. Our Llama cuts 576 numbers into 9 heads of 64.
+# A Llama's attention reads a token not once but several times in parallel, with several **heads**.
+# Each head gets its own part of the token's numbers. Our Llama cuts 576 numbers into 9 heads of 64.
 # Below, 12 numbers become 3 heads of 4.
 #
 # First what we want, as a plain loop. `np.ndindex` counts through all indices of the result; the
@@ -72,10 +73,10 @@ print(rearrange(words, "s n -> 1 s n").shape)  # a new axis of size 1
 
 
 # %%
-# alt: Left, 2 words of 12 numbers, 0 to 23. Right, 3 heads with a grid for each: head 0 has 0 to 3 of word 0 and 12 to 15 of word 1, head 1 has 4 to 7 and 16 to 19, head 2 has 8 to 11 and 20 to 23.
+# alt: Left, 2 tokens of 12 numbers, 0 to 23. Right, 3 heads with a grid for each: head 0 has 0 to 3 of token 0 and 12 to 15 of token 1, head 1 has 4 to 7 and 16 to 19, head 2 has 8 to 11 and 20 to 23.
 def split_heads_loop(x: Tensor, head_dim: int) -> Tensor:
-    batch, n_words, width = x.shape
-    heads = torch.zeros(batch, width // head_dim, n_words, head_dim, dtype=x.dtype)
+    batch, n_tokens, width = x.shape
+    heads = torch.zeros(batch, width // head_dim, n_tokens, head_dim, dtype=x.dtype)
     for b, h, s, d in np.ndindex(*heads.shape):
         heads[b, h, s, d] = x[b, s, h * head_dim + d]
     return heads
@@ -98,7 +99,7 @@ plt.show()
 # *easy ●○○ · 5 minutes*
 #
 # Get from the left picture to the right one with one `rearrange`. A head takes `head_dim`
-# neighbouring numbers of each word. There is a batch axis in front.
+# neighbouring numbers of each token. There is a batch axis in front.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -118,30 +119,32 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h s d"]:
-    """Cut the last axis into heads of width `head_dim` (d); put the head axis before the words."""
+    """Cut the last axis into heads of width `head_dim` (d); put the head axis before the tokens."""
     ### BEGIN SOLUTION
     return rearrange(x, "b s (h d) -> b h s d", d=head_dim)
     ### END SOLUTION
 
 
 # %% tags=["check"]
-@check("1.1", "split_heads", h=[3, 2], d=[4, 6])
-def _(h, d):
-    x = torch.randn(2, 5, h * d)
+@check("1.1", "split_heads", b=[2, 1], h=[3, 2], d=[4, 6])
+def _(b, h, d):
+    x = torch.randn(b, 5, h * d)
     heads = split_heads(x, head_dim=d)
-    assert_shape(heads, "b h s d", b=2, h=h, s=5, d=d)
+    assert_shape(heads, "b h s d", b=b, h=h, s=5, d=d)
 
     right = torch.stack(x.split(d, dim=-1), dim=1)  # head after head
     every_third = rearrange(x, "b s (d h) -> b h s d", d=d)
     mistakes = {
         f"a head takes every {h}th number: write (h d), not (d h)": every_third,
-        "the words are mixed: reshape cannot move the head axis, rearrange can": x.reshape(
-            2, h, 5, d
+        "the tokens are mixed: reshape cannot move the head axis, rearrange can": x.reshape(
+            b, h, 5, d
         ),
     }
     assert_close(heads, right, "b h s d", mistakes=mistakes)
+    what = "of float64 numbers"
+    assert_close(split_heads(x.double(), d), right.double(), "b h s d", what=what)
     assert_gradients(split_heads, x, d)
 
 
@@ -163,7 +166,7 @@ def split_heads(x, head_dim):
     return rearrange(x, "b s (h d) -> b h s d", h=head_dim)
 """
 
-# %% [raw] tags=["wrong"] says="the words are mixed"
+# %% [raw] tags=["wrong"] says="the tokens are mixed"
 """
 def split_heads(x, head_dim):
     b, s, width = x.shape
@@ -185,22 +188,13 @@ def split_heads(x, head_dim):
 # %% [markdown]
 # ## And back
 #
-# After attention the heads of a word are laid side by side again. The loop is the same sentence,
-# read backwards.
-
+# After attention the heads of a token are laid side by side again.
 
 # %%
-# alt: Left, 3 heads with 2 words of 4 numbers each. Right, the 2 words with 12 numbers each, 0 to 11 and 12 to 23.
-def merge_heads_loop(x: Tensor) -> Tensor:
-    batch, n_heads, n_words, head_dim = x.shape
-    merged = torch.zeros(batch, n_words, n_heads * head_dim, dtype=x.dtype)
-    for b, h, s, d in np.ndindex(*x.shape):
-        merged[b, s, h * head_dim + d] = x[b, h, s, d]
-    return merged
-
-
-x = split_heads(torch.arange(24).reshape(1, 2, 12), head_dim=4)
-draw_tensors(x=(x[0], "h s d"), target=(merge_heads_loop(x)[0], "s (h d)"))
+# alt: Left, 3 heads with 2 tokens of 4 numbers each. Right, the 2 tokens with 12 numbers each, 0 to 11 and 12 to 23.
+x = torch.arange(24).reshape(1, 2, 12)
+heads = split_heads(x, head_dim=4)
+draw_tensors(heads=(heads[0], "h s d"), target=(x[0], "s (h d)"))
 plt.show()
 
 # %% [markdown] tags=["card"]
@@ -208,7 +202,7 @@ plt.show()
 #
 # *easy ●○○ · 3 minutes*
 #
-# Undo `split_heads`: each word gets its heads back, side by side.
+# Undo `split_heads`: each token gets its heads back, side by side.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -228,9 +222,9 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
-    """Undo `split_heads`: lay the heads of each word side by side again."""
+    """Undo `split_heads`: lay the heads of each token side by side again."""
     ### BEGIN SOLUTION
     return rearrange(x, "b h s d -> b s (h d)")
     ### END SOLUTION
@@ -241,10 +235,13 @@ def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
 def _(b, h):
     heads = torch.randn(b, h, 5, 4)
     merged = merge_heads(heads)
-    assert isinstance(merged, Tensor), "return the merged tensor: is the `return` missing?"
+    kind = "None: is the `return` missing?" if merged is None else type(merged).__name__
+    assert isinstance(merged, Tensor), f"expected the merged tensor, got {kind}"
     shape = tuple(merged.shape)
     assert shape != (b, h, 5, 4), f"nothing is merged: the shape is still {shape}"
     assert shape != (b, h, 20), "s and d are merged; merge h and d"
+    assert shape != (b, h * 5, 4), "s and h are merged; merge h and d"
+    assert shape[-1:] == (h * 4,), f"the last axis holds h * d = {h * 4} numbers, not {shape[-1:]}"
     assert shape == (b, 5, h * 4), (
         f"expected the axes b, s and h * d merged, {(b, 5, h * 4)}, got {shape}"
     )
@@ -254,10 +251,12 @@ def _(b, h):
         "the heads are interleaved: write (h d), not (d h)": rearrange(
             heads, "b h s d -> b s (d h)"
         ),
-        "the shape is right, but the words are mixed: "
+        "the shape is right, but the tokens are mixed: "
         "reshape cannot move the head axis, rearrange can": heads.reshape(b, 5, h * 4),
+        "the heads stand in reverse order": torch.cat(heads.flip(1).unbind(dim=1), dim=-1),
     }
     assert_close(merged, right, mistakes=mistakes)
+    assert_close(merge_heads(heads.double()), right.double(), what="of float64 numbers")
     assert_gradients(merge_heads, heads)
 
 
@@ -267,7 +266,7 @@ def merge_heads(x):
     return rearrange(x, "b h s d -> b s (d h)")
 """
 
-# %% [raw] tags=["wrong"] says="the shape is right, but the words are mixed"
+# %% [raw] tags=["wrong"] says="the shape is right, but the tokens are mixed"
 """
 def merge_heads(x):
     b, h, s, d = x.shape
@@ -295,20 +294,27 @@ def merge_heads(x):
 # %% [markdown]
 # ## Few keys for many queries
 #
-# Each head looks for something with its **query**, and compares it with the **key** of each word.
-# What it takes from there is the word's **value**.
+# Each head looks for something with its **query**, and compares it with the **key** of each token.
+# What it takes from there is the token's **value**.
 #
 # Our Llama has 9 query heads, but only 3 heads of keys and values: query heads 0, 1, 2 share the
 # first, 3, 4, 5 the second, 6, 7, 8 the third. This saves memory (grouped-query attention). Before
 # we compare, we give each query head a copy of its keys.
 #
-# `repeat` is like `rearrange`, but the right side may have a name that is new. Its place decides
-# what the result looks like:
+# `repeat` is like `rearrange`, but the right side may have a name that is new. With the copies
+# last, `repeat(three, "g -> (g r)", r=2)` makes `[0, 0, 1, 1, 2, 2]` of `[0, 1, 2]`. And with the
+# two names swapped?
 
-# %%
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    'What does repeat(three, "g -> (r g)", r=2) make of [0, 1, 2]?',
+    options=["[0, 0, 1, 1, 2, 2]", "[0, 1, 2, 0, 1, 2]", "[0, 2, 1, 0, 2, 1]"],
+    mine=...,
+)
+
+# %% tags=["nbval-ignore-output"]
 three = torch.tensor([0, 1, 2])
-print(repeat(three, "g -> (g r)", r=2).tolist())
-print(repeat(three, "g -> (r g)", r=2).tolist())
+guess.compare(str(repeat(three, "g -> (r g)", r=2).tolist()))
 
 # %% [markdown]
 # The last name in the brackets runs fastest, again. Which of the two do our query heads need? The
@@ -316,10 +322,10 @@ print(repeat(three, "g -> (r g)", r=2).tolist())
 
 
 # %%
-# alt: Left, 2 key heads, each with 2 words of 3 numbers: head 0 has 0 to 5, head 1 has 6 to 11. Right, 6 heads: the first three are all key head 0, the last three are all key head 1.
+# alt: Left, 2 key heads, each with 2 tokens of 3 numbers: head 0 has 0 to 5, head 1 has 6 to 11. Right, 6 heads: the first three are all key head 0, the last three are all key head 1.
 def repeat_kv_heads_loop(x: Tensor, n_repeats: int) -> Tensor:
-    batch, n_kv_heads, n_words, head_dim = x.shape
-    repeated = torch.zeros(batch, n_kv_heads * n_repeats, n_words, head_dim, dtype=x.dtype)
+    batch, n_kv_heads, n_tokens, head_dim = x.shape
+    repeated = torch.zeros(batch, n_kv_heads * n_repeats, n_tokens, head_dim, dtype=x.dtype)
     for b, h, t, d in np.ndindex(*repeated.shape):
         repeated[b, h, t, d] = x[b, h // n_repeats, t, d]
     return repeated
@@ -355,7 +361,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def repeat_kv_heads(x: Float[Tensor, "b g t d"], n_repeats: int) -> Float[Tensor, "b h t d"]:
     """Give each key/value head to `n_repeats` (r) neighbouring query heads: h reads g = h // r."""
     ### BEGIN SOLUTION
@@ -370,9 +376,16 @@ def _(g, r):
     repeated = repeat_kv_heads(key, n_repeats=r)
     assert_shape(repeated, "b h t d", b=2, h=g * r, t=7, d=6)
 
-    copies = torch.cat([key] * r, dim=1)
-    mistakes = {"query heads 0 and 1 read different key heads: write (g r), not (r g)": copies}
-    assert_close(repeated, key.repeat_interleave(r, dim=1), "b h t d", mistakes=mistakes)
+    right = key.repeat_interleave(r, dim=1)
+    mistakes = {
+        "query heads 0 and 1 read different key heads: write (g r), not (r g)": torch.cat(
+            [key] * r, dim=1
+        ),
+        "all query heads read key head 0": key[:, :1].expand_as(right),
+    }
+    assert_close(repeated, right, "b h t d", mistakes=mistakes)
+    what = "of float64 numbers"
+    assert_close(repeat_kv_heads(key.double(), r), right.double(), "b h t d", what=what)
     assert_gradients(repeat_kv_heads, key, r)
 
 
@@ -438,18 +451,31 @@ draw_tensors(queries=(queries, "s d"), keys=(keys, "t d"), scores=(scores, "s t"
 plt.show()
 
 # %% [markdown]
-# The wider a head, the more products are added, and the larger the scores get. How much larger? We
-# measure it with random numbers.
+# The wider a head, the more products are added, and the larger the scores get. We measure how much,
+# with random numbers. By "spread" we mean their standard deviation.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "Heads of 1024 numbers in place of 4: how much more do the scores spread?",
+    options=["not at all", "16 times as much", "256 times as much"],
+    mine=...,
+)
 
 # %%
 torch.manual_seed(0)
+spread = {}
 for d in (4, 64, 1024):
     wide = einsum(torch.randn(500, d), torch.randn(500, d), "s d, t d -> s t")
-    print(f"d = {d:4}: scores spread by {wide.std():.1f}, the root of d is {d**0.5:.1f}")
+    spread[d] = wide.std()
+    print(f"d = {d:4}: scores spread by {spread[d]:.1f}, the root of d is {d**0.5:.1f}")
+
+# %% tags=["nbval-ignore-output"]
+times = {"not at all": 1, "16 times as much": 16, "256 times as much": 256}
+guess.compare(min(times, key=lambda name: abs(times[name] - spread[1024] / spread[4])))
 
 # %% [markdown]
 # So we divide the scores by $\sqrt{d}$. They then spread by about 1 for any width, and the softmax
-# that follows is neither flat nor decided by one word alone.
+# that follows is neither flat nor decided by one token alone.
 #
 # With batch and heads, the loop is this. Batch and head are the same on both sides: each head
 # compares its own queries with its own keys.
@@ -497,7 +523,7 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def attention_scores(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b h t d"]
 ) -> Float[Tensor, "b h s t"]:
@@ -525,6 +551,23 @@ def _(d, t):
             right * (d / 4) ** 0.5
         ),
         "d is summed on its own in query and key: write the same letter in both": sums / d**0.5,
+        "divide by the root of the head width d, not of h * d": right / 3**0.5,
+        "divide by the root of query.shape[-1]; 64 is the width in our Llama": right
+        * (d / 64) ** 0.5,
+        "these are scores after a softmax; the softmax comes later": right.softmax(dim=-1),
+        "the softmax comes later, and the division by the root of d is missing": (
+            right * d**0.5
+        ).softmax(dim=-1),
+        "the heads are summed: h stands in both inputs and in the result": right.sum(
+            dim=1, keepdim=True
+        ).expand_as(right),
+        "these are cosines: take the dot products of query and key as they are": (
+            right * d**0.5 / query.norm(dim=-1)[..., :, None] / key.norm(dim=-1)[..., None, :]
+        ),
+        "reshape does not swap the axes t and d of the keys: name them in einsum": (
+            query @ key.reshape(2, 3, d, t) / d**0.5
+        ),
+        "only query 0 meets key 0, and so on: each query meets each key": (right * torch.eye(4, t)),
     }
     assert_close(scores, right, "b h s t", mistakes=mistakes)
     assert_gradients(attention_scores, query, key)
@@ -575,9 +618,16 @@ def attention_scores(query, key):
 """
 
 # %% [markdown]
-# ## A typo that nobody sees
+# ## A typo
 #
-# Below, the second pattern has a typo: `dd` for `d`. It runs, and the shape is right.
+# Below, the second pattern has a typo: `dd` for `d`. What will happen?
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    'What does einsum(queries, keys, "s d, t dd -> s t") give?',
+    options=["an error", "another shape", "the right shape, other numbers"],
+    mine=...,
+)
 
 # %%
 # alt: Left, the right scores of 2 queries and 4 keys: 5, 4, 1, 6 and 6, 3, 0, 4. Right, the scores of the typo: 27, 9, 3, 18 and 18, 6, 2, 12.
@@ -587,6 +637,10 @@ scores = einsum(queries, keys, "s d, t d -> s t")
 typo = einsum(queries, keys, "s d, t dd -> s t")
 draw_tensors(scores=(scores, "s t"), typo=(typo, "s t"))
 plt.show()
+
+# %% tags=["nbval-ignore-output"]
+same_shape = typo.shape == scores.shape
+guess.compare("the right shape, other numbers" if same_shape else "another shape")
 
 # %% [markdown]
 # To einops, `d` and `dd` are two axes. Each is missing on the right, so each is summed **on its
@@ -646,6 +700,8 @@ def _():
         assert isinstance(found, list | tuple), (
             f"return a list of names, not {'None' if found is None else type(found).__name__}"
         )
+        if sorted(found) == right:
+            otherwise = "The names are right: sort them by the alphabet."
         assert list(found) == right, (
             f"{pattern!r}: expected {right}, got {list(found)}. {otherwise}"
         )
@@ -653,7 +709,7 @@ def _():
     expect("s d, t d -> s t", [], "s and t are kept in the output; d stands in two inputs.")
     expect("s d, t dd -> s t", ["d", "dd"], "Both d and dd are summed on their own.")
     expect("b h s d, b h t d -> b h s t", [], "No axis is lonely here.")
-    expect("head word, head key -> head", ["key", "word"], "Compare whole names, not letters.")
+    expect("head token, head key -> head", ["key", "token"], "Compare whole names, not letters.")
     expect("zeta, alpha ->", ["alpha", "zeta"], "An empty output keeps nothing; sort the names.")
     expect("p, po -> po", ["p"], "p is not in the output, although po contains a p.")
     expect("b i, b j, b k -> i j k", [], "b stands in three inputs: it is not lonely.")
@@ -692,7 +748,7 @@ def lonely_axes(pattern):
     return sorted(name for name in names if names.count(name) == 1 and name not in output)
 """
 
-# %% [raw] tags=["wrong"] says="sort the names"
+# %% [raw] tags=["wrong"] says="sort them by the alphabet"
 """
 def lonely_axes(pattern):
     inputs, output = pattern.split("->")
@@ -730,13 +786,13 @@ print(lonely_axes("b h s d, b h t dim -> b h s t"))
 # %% [markdown]
 # ## Looking back only
 #
-# A Llama writes from left to right. So a word may look at itself and at the words before it, never
-# at later ones. A softmax turns its scores into **weights**: positive numbers that add up to 1.
-# Later words get weight 0. Such a softmax is called *causal*.
+# A Llama writes from left to right. So a token may look at itself and at the tokens before it,
+# never at later ones. A softmax turns its scores into **weights**: positive numbers that add up to
+# 1. Later tokens get weight 0. Such a softmax is called *causal*.
 
 
 # %%
-# alt: Left, scores of 4 words with each other. Right, weights: row 0 has weight 1 on word 0; row 1 has weights on words 0 and 1; row 3 on all four. Above the diagonal all weights are 0.
+# alt: Left, scores of 4 tokens with each other. Right, weights: row 0 has weight 1 on token 0; row 1 has weights on tokens 0 and 1; row 3 on all four. Above the diagonal all weights are 0.
 def causal_softmax_loop(scores: Tensor) -> Tensor:
     batch, n_heads, n_queries, n_keys = scores.shape
     weights = torch.zeros_like(scores)
@@ -746,25 +802,34 @@ def causal_softmax_loop(scores: Tensor) -> Tensor:
     return weights
 
 
+def draw_scores_and_weights(scores: Tensor, weights: Tensor) -> None:
+    """Two tables `s t` side by side. The weights have colours of their own, from 0 to 1."""
+    _, (left, right) = plt.subplots(1, 2, figsize=(6, 0.5 + 0.5 * len(scores)))
+    letters = {"rows": "s", "columns": "t", "values": True}
+    heatmap(left, scores, title="scores", **letters)
+    heatmap(right, weights, title="target", vmin=0, vmax=1, **letters)
+    for ax in (left, right):
+        ax.set(xticks=[], yticks=[])
+    plt.show()
+
+
 rows = [[0.0, 2, 1, 1], [1, 1, 3, 0], [2, 0, 1, 2], [0, 1, 0, 1]]
 scores = torch.tensor(rows).reshape(1, 1, 4, 4)
 weights = causal_softmax_loop(scores)
-draw_tensors(scores=(scores[0, 0], "s t"), target=(weights[0, 0], "s t"))
-plt.show()
+draw_scores_and_weights(scores[0, 0], weights[0, 0])
 
 # %% [markdown]
-# What is `n_seen`? With as many queries as keys, query 0 sees 1 word, query 1 sees 2, and so on.
+# What is `n_seen`? With as many queries as keys, query 0 sees 1 token, query 1 sees 2, and so on.
 #
-# Later, when the Llama writes, most words are already done, and only the newest ones ask. Then
-# there are fewer queries than keys, and **the queries are the last positions**. Of 5 words, 2
-# queries are the words 3 and 4: they see 4 and 5 words.
+# Later, when the Llama writes, most tokens are already done, and only the newest ones ask. Then
+# there are fewer queries than keys, and **the queries are the last positions**. Of 5 tokens, 2
+# queries are the tokens 3 and 4: they see 4 and 5 tokens.
 
 # %%
 # alt: Left, scores of 2 queries with 5 keys. Right, weights: the first query has weights on the keys 0 to 3 and 0 on key 4, the second one on all five.
 scores = torch.tensor([[0.0, 2, 1, 1, 3], [1, 1, 3, 0, 2]]).reshape(1, 1, 2, 5)
 weights = causal_softmax_loop(scores)
-draw_tensors(scores=(scores[0, 0], "s t"), target=(weights[0, 0], "s t"))
-plt.show()
+draw_scores_and_weights(scores[0, 0], weights[0, 0])
 
 # %% [markdown]
 # Without a loop we need a table that says for each pair of positions whether it is allowed. Tables
@@ -818,7 +883,7 @@ print(scores.masked_fill(forbidden, minus_infinity).softmax(dim=-1).tolist())
 
 # %% tags=["exercise"] library="llama_adapter_edu.method.attention"
 def causal_softmax(scores: Float[Tensor, "b h s t"]) -> Float[Tensor, "b h s t"]:
-    """Turn scores into weights over the words up to each query; later words get weight 0.
+    """Turn scores into weights over the tokens up to each query; later tokens get weight 0.
 
     With a cache there are fewer queries than keys: the s queries are the last s of the t positions.
     """
@@ -846,13 +911,13 @@ def _(b, h, s):
     masked = square.masked_fill(lower == 0, minus_infinity)
     nothing = square.softmax(dim=-1)
     mistakes = {
-        "later words have weight: nothing is masked": nothing,
+        "later tokens have weight: nothing is masked": nothing,
         "the softmax is missing": masked,
         "the softmax runs over the queries: take dim=-1, the keys": masked.softmax(dim=-2),
         "the softmax runs over the queries, and nothing is masked": square.softmax(dim=-2),
         "the softmax runs over the batch: take dim=-1, the keys": masked.softmax(dim=0),
         "the softmax runs over the heads: take dim=-1, the keys": masked.softmax(dim=1),
-        "a word may look at itself: use > and not >=": square.masked_fill(
+        "a token may look at itself: use > and not >=": square.masked_fill(
             lower.tril(-1) == 0, minus_infinity
         ).softmax(dim=-1),
         "0 times minus infinity is NaN: fill with masked_fill, do not multiply": square * torch.nan,
@@ -861,11 +926,29 @@ def _(b, h, s):
             lower == 0, minus_infinity
         ),
         "fill with minus infinity: a score of 0 still gets weight": (square * lower).softmax(-1),
-        "words look ahead only: swap the two sides of the comparison": square.masked_fill(
+        "tokens look ahead only: swap the two sides of the comparison": square.masked_fill(
             lower.tril(-1) > 0, minus_infinity
         ).softmax(dim=-1),
     }
+    mistakes |= {
+        "each token sees one token too many": square.masked_fill(
+            torch.ones(s, s).tril(1) == 0, minus_infinity
+        ).softmax(dim=-1),
+        "fill with minus infinity: after another number later tokens keep some weight": (
+            square.masked_fill(lower == 0, -10.0).softmax(dim=-1)
+        ),
+        "these are logarithms of weights: take softmax": masked.log_softmax(dim=-1),
+        "the softmax runs over the whole table s t: take dim=-1, the keys": masked.flatten(2)
+        .softmax(dim=-1)
+        .reshape(square.shape),
+    }
     assert_close(weights, right, "b h s t", mistakes=mistakes)
+    mistakes = {
+        "exp of a large score is too large: take .softmax, which avoids it": right * torch.nan
+    }
+    what = "with scores 300 times as large"
+    large = causal_softmax(square * 300), causal_softmax_loop(square * 300)
+    assert_close(*large, "b h s t", mistakes=mistakes, what=what)
 
     newest = torch.randn(b, h, s, 7)
     first = newest.masked_fill(torch.ones(s, 7).triu(1) > 0, minus_infinity).softmax(dim=-1)
@@ -876,13 +959,13 @@ def _(b, h, s):
     assert_gradients(causal_softmax, newest)
 
 
-# %% [raw] tags=["wrong"] says="later words have weight: nothing is masked"
+# %% [raw] tags=["wrong"] says="later tokens have weight: nothing is masked"
 """
 def causal_softmax(scores):
     return scores.softmax(dim=-1)
 """
 
-# %% [raw] tags=["wrong"] says="a word may look at itself"
+# %% [raw] tags=["wrong"] says="a token may look at itself"
 """
 def causal_softmax(scores):
     n_queries, n_keys = scores.shape[-2:]
@@ -948,18 +1031,18 @@ def causal_softmax(scores):
 """
 
 # %% [markdown]
-# ## Your functions on the real Llama
+# ## Your functions on the Llama
 #
-# Now the real thing. `hidden` is what the words look like to layer 13 of our Llama, 576 numbers a
-# word. The layer's own projections `q_proj` and `k_proj` make queries and keys of them. The rest is
-# yours.
+# Now the Llama of lesson 00. `hidden` is what the tokens look like to its layer 13, 576 numbers per
+# token. Two linear layers of it, `q_proj` and `k_proj`, make queries and keys of them: the query
+# and key *projections*. The rest is yours.
 
 # %% tags=["nbval-ignore-output"]
 model, tokenizer = load_llama()
 
 # %%
 sentence = tokenizer("The dog chased the cat because it was hungry.", return_tensors="pt")
-words = [tokenizer.decode(token) for token in sentence.input_ids[0]]
+tokens = [tokenizer.decode(token) for token in sentence.input_ids[0]]
 
 layer = model.model.layers[13]
 with torch.no_grad():
@@ -977,31 +1060,41 @@ for name, tensor in {"hidden": hidden, "query": query, "key": key, "weights": we
 # Read the shapes with the letters: `b s m`, `b h s d`, `b g t d`, `b h s t`. The dot is a token of
 # its own, so there are 10 tokens.
 #
-# We look at one of the 9 heads, head 8. Each row is a word that asks; its colours say where it
-# looks.
+# We look at one of the 9 heads, head 8. Each row of the picture is a token that asks; its colours
+# say where it looks. Who was hungry?
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "At which token does 'it' look most in this head?",
+    options=["dog", "cat", "it", "because"],
+    mine=...,
+)
 
 # %%
-# alt: Two heatmaps of 10 by 10 words, scores on the left and causal weights on the right. In the weights, all later words are 0, and nearly all words from "chased" on look most at the word dog.
+# alt: Two heatmaps of 10 by 10 tokens, scores on the left and causal weights on the right. In the weights, all later tokens are 0, and nearly all tokens from "chased" on look most at the token dog.
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.8))
-labels = {"row_labels": words, "column_labels": words, "columns": "t, the word looked at"}
-heatmap(left, scores[0, 8], title="scores", rows="s, the word that asks", **labels)
+labels = {"row_labels": tokens, "column_labels": tokens, "columns": "t, the token looked at"}
+heatmap(left, scores[0, 8], title="scores", rows="s, the token that asks", **labels)
 heatmap(right, weights[0, 8], title="causal weights", vmin=0, vmax=1, **labels)
 fig.colorbar(left.images[0], ax=left)
 fig.colorbar(right.images[0], ax=right)
 plt.show()
 
 # %%
-dog, it = words.index(" dog"), words.index(" it")
+dog, it = tokens.index(" dog"), tokens.index(" it")
 print(f"head 8: 'it' gives 'dog' the weight {weights[0, 8, it, dog]:.2f}")
 
+# %% tags=["nbval-ignore-output"]
+guess.compare(tokens[weights[0, 8, it].argmax()].strip())
+
 # %% [markdown]
-# To this head, the sentence is about the dog. Nobody told it so: the Llama learnt it, and your four
-# functions made it visible.
+# This head likes the first noun of the sentence: other tokens than "it" look there, too. Nobody
+# told it so: the weights were learnt, and your four functions made it visible.
 #
-# One thing is missing. Reorder the keys, and the scores are reordered, nothing else: your functions
-# do not know how far apart two words are. In the Llama each query and key is first turned by an
-# angle that depends on its position, so its own weights differ from these. That is where lesson 02
-# starts.
+# But one step is missing. Reorder the keys, and the scores are reordered, nothing else: your
+# functions do not know how far apart two tokens are. The Llama first rotates each query and key by
+# an angle that depends on its position. So these are not yet the weights that it uses. That is
+# where lesson 02 starts.
 #
 # ## What you have
 #
@@ -1024,7 +1117,7 @@ print(f"head 8: 'it' gives 'dog' the weight {weights[0, 8, it, dog]:.2f}")
 # "b s -> b", "sum")`: then it is in sight.
 #
 # </details>
-# <details><summary>Query 0 sees one word, itself. What is its weight, and does its score matter?</summary>
+# <details><summary>Query 0 sees one token, itself. What is its weight, and does its score matter?</summary>
 #
 # The weight is 1, whatever the score: a softmax over one number is 1.
 #

@@ -3,19 +3,18 @@
 #
 # *85 minutes*
 #
-# At the end, the attention that you wrote runs in all 30 layers of a real Llama. The Llama answers
-# with the same words as before. It also remembers what it has read, so that each new word costs the
-# work of one word.
+# At the end, the attention that you wrote runs in all 30 layers of our Llama. The Llama answers
+# with the same tokens as before. It also remembers what it has read, so that each new token costs
+# the work of one token.
 #
-# Shapes: `b` batch, `s` query position, `t` key position, `h` query head, `g` key/value head, `r`
-# query heads per key/value head, `d` head width, `m` model width, `v` vocabulary. "Word" stands for
-# token.
+# Letters: `b` batch, `s` query position, `t` key position, `h` query head, `g` key/value head, `r`
+# query heads per key/value head, `d` head width, `m` model width, `v` vocabulary.
 #
 # This is the map of the lesson. Come back to it whenever you are lost.
 #
 # ![The hidden states go through query, key and value layer, each result is split into heads;
-# queries and keys are turned by position; a cache adds the keys and values of earlier words; causal
-# attention, merged heads, output layer](figures/02_layer.svg)
+# queries and keys are rotated by position; a cache adds the keys and values of earlier tokens;
+# causal attention, merged heads, output layer](figures/02_layer.svg)
 
 # %%
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from llama_adapter_edu.course import (
     assert_results,
     assert_shape,
     check,
+    predict,
     unpacked,
 )
 from llama_adapter_edu.course.figures import heatmap, use_style
@@ -67,18 +67,25 @@ everything = model.generate(
 )
 answer = everything[:, token_ids.shape[1] :]
 
-print("words read:", token_ids.shape[1], "- words written:", answer.shape[1])
+print("tokens read:", token_ids.shape[1], "- tokens written:", answer.shape[1])
 print(tokenizer.decode(answer[0], skip_special_tokens=True))
 
 # %% [markdown]
-# ## 1. Where is each word?
+# ## 1. Where is each token?
 #
-# Take the attention of lesson 01, and five words. Look at what the last query reads. Then mix the
-# five words up.
+# Take the attention of lesson 01, and five tokens. Look at what the last query reads. Then mix up
+# the order of the five.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "Five tokens in another order. Does the last query still read the same?",
+    options=["exactly the same", "something else"],
+    mine=...,
+)
 
 # %%
 torch.manual_seed(0)
-query = torch.randn(1, 1, 1, 8)  # b h s d: the last word's query
+query = torch.randn(1, 1, 1, 8)  # b h s d: the last token's query
 key, value = torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)  # b h t d
 
 
@@ -90,28 +97,32 @@ def what_the_query_reads(key, value):
 mixed = [3, 0, 4, 2, 1]
 in_order = what_the_query_reads(key, value)
 out_of_order = what_the_query_reads(key[:, :, mixed], value[:, :, mixed])
-print("the same after mixing the words:", bool(torch.allclose(in_order, out_of_order, atol=1e-6)))
+same = torch.allclose(in_order, out_of_order, atol=1e-6)
+print("the same after mixing the tokens:", same)
+
+# %% tags=["nbval-ignore-output"]
+guess.compare("exactly the same" if same else "something else")
 
 # %% [markdown]
 # For this query, "the dog bites the man" and "the man bites the dog" are the same. Somebody has to
-# tell attention where each word stands.
+# tell attention where each token stands.
 #
 # Here is the way out. Take two of the `d` numbers of a query or key, and draw them as an arrow.
-# Turn the arrow by an angle that grows with the word's position. Do so with every pair of numbers,
-# some fast, some slow.
+# Rotate the arrow by an angle that grows with the token's position. Do so with every pair of
+# numbers, some fast, some slow.
 #
-# ![Two rows of four circles, each with an arrow. In the first row the arrow turns by 1 radian for
-# each word, in the second by a quarter of a radian](figures/02_turning.svg)
+# ![Two rows of four circles, each with an arrow. In the first row the arrow rotates by 1 radian for
+# each token, in the second by a quarter of a radian](figures/02_turning.svg)
 #
 # The score of a query and a key is a dot product. A dot product depends on the angle *between* the
-# arrows. Both were turned by their own position, so what is left is the *difference* of the
-# positions: how far apart the words are.
+# arrows. Both were rotated by their own position, so what is left is the *difference* of the
+# positions: how far apart the tokens are.
 #
 # This is called **rotary position embedding**, or RoPE. Two details for the code:
 #
 # * There are `d/2` pairs. Pair `i` is made of the entries `i` and `i + d/2`.
-# * Pair `i` turns by `theta^(-2i/d)` radians for each word. `theta` is a fixed number of the model.
-#   For `d = 4` and `theta = 16`, as in the picture: pair 0 turns by `16^0 = 1`, pair 1 by
+# * Pair `i` rotates by `theta^(-2i/d)` radians for each token. `theta` is a fixed number of the
+#   model. For `d = 4` and `theta = 16`, as in the picture: pair 0 rotates by `16^0 = 1`, pair 1 by
 #   `16^(-1/2) = 1/4`.
 #
 # In patterns, `i` is the pair and `two` are its two entries: the axis `d` is `(two i)`.
@@ -121,7 +132,7 @@ print("the same after mixing the words:", bool(torch.allclose(in_order, out_of_o
 #
 # *medium ●●○ · 8 minutes*
 #
-# Compute the cosine and the sine of all angles. Pair `i` of the word at position `n` is turned by
+# Compute the cosine and the sine of all angles. Pair `i` of the token at position `n` is rotated by
 # `n * theta^(-2i/d)`. Both entries of a pair need the angle, so each angle stands twice along `d`:
 # first all pairs, then all pairs again.
 #
@@ -179,6 +190,7 @@ def _(b, d, theta):
     for position in torch.randint(0, 20, (2, b, 5)):
         frequency = theta ** (-2 * pair / d)
         angle = rearrange(position, "b s -> b s 1") * frequency
+        half_and_half = torch.cat([angle.cos()[..., : d // 2], angle.sin()[..., : d // 2]], dim=-1)
         mistakes = {
             "each angle should stand twice along d, once for each entry of the pair": tables(
                 position, frequency[: d // 2]
@@ -193,6 +205,19 @@ def _(b, d, theta):
                 position, frequency**2
             ),
             "use the argument theta": tables(position, 10_000.0 ** (-2 * pair / d)),
+            "the two entries of a pair share one angle: i runs over d/2 pairs": tables(
+                position, theta ** (-2.0 * torch.arange(d) / d)
+            ),
+            "the angles are radians, not degrees": tables(position, frequency * torch.pi / 180),
+            "the exponent -2i/d is no whole number: divide with /": tables(position, torch.ones(d)),
+            "the frequencies are rounded to whole numbers: keep them as they are": tables(
+                position, frequency.long()
+            ),
+            "cosines and sines each fill a table of their own": (half_and_half, half_and_half),
+            "both entries of a pair are rotated the same way": (
+                None,
+                angle.sin() * (1.0 - 2.0 * (torch.arange(d) >= d // 2)),
+            ),
             "use the argument position": tables(torch.arange(5).expand(b, 5), frequency),
             "the two entries of a pair should share one angle": tables(
                 position, theta ** (-torch.arange(d) / d)
@@ -304,9 +329,9 @@ fig.colorbar(ax.images[0], label="cosine of the angle")
 plt.show()
 
 # %% [markdown]
-# Fast hands tell neighbours apart, slow ones tell near from far. Now turn the arrows.
+# Fast hands tell neighbours apart, slow ones tell near from far. Now rotate the arrows.
 #
-# An arrow `(first, second)`, turned by an angle, becomes
+# An arrow `(first, second)`, rotated by an angle, becomes
 #
 # ```
 # first  * cos  -  second * sin
@@ -317,12 +342,12 @@ plt.show()
 # `(-second, first)`: the arrow after a quarter turn.
 
 # %% [markdown] tags=["card"]
-# ### Exercise 2.2 · Turn the pairs
+# ### Exercise 2.2 · Rotate the pairs
 #
 # *medium ●●○ · 8 minutes*
 #
-# Turn each pair of entries `(i, i + d/2)` of `x` by its word's angle. All heads of a word are
-# turned alike. `x` may be queries or keys. The batch axis of the tables may be 1: then all rows of
+# Rotate each pair of entries `(i, i + d/2)` of `x` by its token's angle. All heads of a token are
+# rotated alike. `x` may be queries or keys. The batch axis of the tables may be 1: then all rows of
 # `x` share them.
 #
 # <details><summary>Hint 1: direction</summary>
@@ -349,11 +374,11 @@ plt.show()
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def apply_rotary(
     x: Float[Tensor, "b h s d"], cos: Float[Tensor, "b s d"], sin: Float[Tensor, "b s d"]
 ) -> Float[Tensor, "b h s d"]:
-    """Turn each pair of entries (i, i + d/2) by its word's angle; lengths stay as they are."""
+    """Rotate each pair of entries (i, i + d/2) by its token's angle; lengths stay as they are."""
     ### BEGIN SOLUTION
     # ~ quarter_turn = ...  # b h s d
     first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
@@ -370,7 +395,7 @@ def _(b, h, d):
     first, second = x.chunk(2, dim=-1)
 
     def turned(first, second, angle):
-        """Complex numbers turn, too: one pair is one complex number."""
+        """Complex numbers rotate, too: one pair is one complex number."""
         turn = torch.polar(torch.ones(()), rearrange(angle, "b s i -> b 1 s i"))
         result = torch.complex(first, second) * turn
         return result.real, result.imag
@@ -382,7 +407,7 @@ def _(b, h, d):
     neighbours = rearrange([-x[..., 1::2], x[..., 0::2]], "two b h s i -> b h s (i two)")
     quarter_turn, half = torch.cat([-second, first], dim=-1), x * wide_cos
     mistakes = {
-        "the arrow turns backwards: (first, second) becomes (-second, first)": (
+        "the arrow rotates backwards: (first, second) becomes (-second, first)": (
             half - quarter_turn * wide_sin
         ),
         "the quarter turn of (first, second) is (-second, first): its minus is missing": (
@@ -399,8 +424,36 @@ def _(b, h, d):
         ),
         "cos and sin are swapped: x meets the cosine": x * wide_sin + quarter_turn * wide_cos,
     }
-    right = torch.cat(turned(first, second, angle), dim=-1)
+    rotated_first, rotated_second = turned(first, second, angle)
+    right = torch.cat([rotated_first, rotated_second], dim=-1)
+    mistakes |= {
+        "the second half is not rotated": torch.cat([rotated_first, second], dim=-1),
+        "the first half is not rotated": torch.cat([first, rotated_second], dim=-1),
+        "the second half needs the first one as it was, not rotated": torch.cat(
+            [
+                rotated_first,
+                (second * wide_cos.chunk(2, -1)[0] + rotated_first * wide_sin.chunk(2, -1)[0]),
+            ],
+            dim=-1,
+        ),
+        "the halves are swapped in the result: the first one comes first": torch.cat(
+            [rotated_second, rotated_first], dim=-1
+        ),
+        "the result keeps the places of x: join with (two i), not (i two)": rearrange(
+            [rotated_first, rotated_second], "two b h s i -> b h s (i two)"
+        ),
+    }
     assert_close(apply_rotary(x, cos, sin), right, "b h s d", mistakes=mistakes)
+    push = torch.randn_like(x)
+    moved = x.clone().requires_grad_()
+    result = apply_rotary(moved, cos, sin)
+    if result.requires_grad:  # else assert_gradients says so
+        (back,) = torch.autograd.grad((result * push).sum(), moved)
+        expected = torch.cat(turned(*push.chunk(2, dim=-1), -angle), dim=-1)
+        mistakes = {"a part of it is cut: no detach, no_grad or .data": push * wide_cos}
+        mistakes |= {"a part of it is cut, detach or no_grad": expected - push * wide_cos}
+        what = "the gradient that reaches x"
+        assert_close(back, expected, "b h s d", mistakes=mistakes, what=what)
 
     right = torch.cat(turned(first, second, angle[:1]), dim=-1)
     what = "with tables of batch 1, shared by all rows"
@@ -408,7 +461,7 @@ def _(b, h, d):
     assert_gradients(apply_rotary, x, cos, sin)
 
 
-# %% [raw] tags=["wrong"] says="the arrow turns backwards"
+# %% [raw] tags=["wrong"] says="the arrow rotates backwards"
 """
 def apply_rotary(x, cos, sin):
     first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
@@ -453,6 +506,15 @@ def apply_rotary(x, cos, sin):
     return torch.stack(rows)
 """
 
+# %% [raw] tags=["wrong"] says="cos and sin are swapped"
+"""
+def apply_rotary(x, cos, sin):
+    first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
+    quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
+    cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
+    return x * sin + quarter_turn * cos
+"""
+
 # %% [raw] tags=["right"]
 """
 def apply_rotary(x, cos, sin):
@@ -481,10 +543,10 @@ def apply_rotary(x, cos, sin):
 block = model.model.layers[16]
 hidden_of_layers = model.model(token_ids, output_hidden_states=True).hidden_states
 hidden = block.input_layernorm(hidden_of_layers[16])  # b s m, what its attention gets
-query = split_heads(block.self_attn.q_proj(hidden), head_dim=64)[:, :1, 29:30]  # head 0, word 29
-key = split_heads(block.self_attn.k_proj(hidden), head_dim=64)[:, :1, 28:29]  # head 0, word 28
-word_before, word = (tokenizer.decode(token) for token in token_ids[0, 28:30])
-print(f"query of {word!r}, key of {word_before!r}")
+query = split_heads(block.self_attn.q_proj(hidden), head_dim=64)[:, :1, 29:30]  # head 0, token 29
+key = split_heads(block.self_attn.k_proj(hidden), head_dim=64)[:, :1, 28:29]  # head 0, token 28
+token_before, token = (tokenizer.decode(token) for token in token_ids[0, 28:30])
+print(f"query of {token!r}, key of {token_before!r}")
 
 
 def scores_at(query_positions, key_positions):
@@ -503,10 +565,10 @@ for positions in ((5, 4), (105, 104), (1005, 1004), (5, 2)):
     print(f"query at {positions[0]:4}, key at {positions[1]:4}: score {score:.1f}")
 
 # %% [markdown]
-# One word apart is one word apart, here and a thousand words later. In the picture, the same query
-# stands at every `s` and the same key at every `t`. Each diagonal has one colour: one distance, one
-# score. Of the words before it (`t < s`), this query likes the nearest one best. The later words,
-# above the diagonal, will be masked.
+# One token apart is one token apart, here and a thousand tokens later. In the picture, the same
+# query stands at every `s` and the same key at every `t`. Each diagonal has one colour: one
+# distance, one score. Of the tokens before it (`t < s`), this query likes the nearest one best. The
+# later tokens, above the diagonal, will be masked.
 
 # %%
 # alt: Scores of 24 query and 24 key positions. All cells of a diagonal have the same colour
@@ -516,22 +578,18 @@ fig.colorbar(ax.images[0], label="score")
 plt.show()
 
 # %% [markdown]
-# ## 2. Fewer keys than queries
+# ## 2. What a query reads
 #
-# Look at the weights of an attention layer. `q_proj`, `k_proj`, `v_proj` and `o_proj` are
-# transformers' names for the query, key, value and output layer.
+# An attention layer holds four linear layers. This course calls them **query, key, value and output
+# layer**; transformers calls them `q_proj`, `k_proj`, `v_proj` and `o_proj`, for *projection*.
 
 # %%
 print(model.model.layers[0].self_attn)
 
 # %% [markdown]
-# The queries are 576 numbers: 9 heads of 64. The keys are 192 numbers: 3 heads of 64. Three query
-# heads share one key head and one value head. This is **grouped-query attention**. Keys and values
-# are what the model has to remember of each word. Shared, they are a third of what 9 heads need.
-#
-# You have all the parts from lesson 01: `repeat_kv_heads`, `attention_scores`, `causal_softmax`.
-# The last step is new, but short: each query takes the mean of the values `b h t d`, weighted by
-# its weights `b h s t`.
+# The queries are 9 heads of 64, keys and values only 3 heads of 64: **grouped-query attention**, as
+# in lesson 01. You have the parts for it. One step is new: each query takes the mean of the values
+# `b h t d`, weighted by its weights `b h s t`.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 2.3 · Causal attention
@@ -540,7 +598,7 @@ print(model.model.layers[0].self_attn)
 #
 # Put the parts together: give each query head its key and value head, score, make weights, take the
 # weighted mean of the values. There may be more keys than queries: then the queries are the last
-# words, as `causal_softmax` expects.
+# tokens, as `causal_softmax` expects.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -563,7 +621,7 @@ print(model.model.layers[0].self_attn)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 def causal_attention(
     query: Float[Tensor, "b h s d"], key: Float[Tensor, "b g t d"], value: Float[Tensor, "b g t d"]
 ) -> Float[Tensor, "b h s d"]:
@@ -591,7 +649,7 @@ def _(b, g, r):
     wide_key, wide_value = (repeat_kv_heads(x, r) for x in (key, value))
     scores = attention_scores(query, wide_key)
     mistakes = {
-        "a query sees later words: use causal_softmax": pytorchs(query, key, value),
+        "a query sees later tokens: use causal_softmax": pytorchs(query, key, value),
         "query heads read the wrong key/value heads: (g r), not (r g)": pytorchs(
             query, mixed_key, mixed_value, is_causal=True
         ),
@@ -620,12 +678,29 @@ def _(b, g, r):
         "the weights are applied the wrong way round: sum over t, the keys": (
             causal_softmax(scores).mT @ wide_value
         ),
+        "the scores are not divided by sqrt(d): use attention_scores": pytorchs(
+            query, key, value, is_causal=True, scale=1.0
+        ),
+        "causal_softmax gives weights: no second softmax": causal_softmax(scores).softmax(-1)
+        @ wide_value,
+        "the weights are not used: this is a plain mean": wide_value.mean(
+            dim=2, keepdim=True
+        ).expand_as(right),
+        "the values are summed on their own: write t in weights and values": wide_value.sum(
+            dim=2, keepdim=True
+        ).expand_as(right),
+        "all query heads read key/value head 0": pytorchs(
+            query, key[:, :1], value[:, :1], is_causal=True
+        ),
     }
     assert_close(causal_attention(query, key, value), right, "b h s d", mistakes=mistakes)
 
     from_the_start = pytorchs(query[:, :, -2:], key, value, is_causal=True)
     mistakes = {
-        "2 queries and 7 keys: the queries are the last words, not the first": from_the_start
+        "2 queries and 7 keys: the queries are the last tokens, not the first": from_the_start,
+        "2 queries and 7 keys: all 7 are read, not the last 2 only": pytorchs(
+            query[:, :, -2:], key[:, :, -2:], value[:, :, -2:], is_causal=True
+        ),
     }
     newest = causal_attention(query[:, :, -2:], key, value)
     assert_close(newest, right[:, :, -2:], "b h s d", mistakes=mistakes, what="2 queries")
@@ -642,7 +717,7 @@ def causal_attention(query, key, value):
     return einsum(weights, value, "b h s t, b h t d -> b h s d")
 """
 
-# %% [raw] tags=["wrong"] says="a query sees later words"
+# %% [raw] tags=["wrong"] says="a query sees later tokens"
 """
 def causal_attention(query, key, value):
     n_repeats = query.shape[1] // key.shape[1]
@@ -651,7 +726,7 @@ def causal_attention(query, key, value):
     return einsum(weights, value, "b h s t, b h t d -> b h s d")
 """
 
-# %% [raw] tags=["wrong"] says="the queries are the last words, not the first"
+# %% [raw] tags=["wrong"] says="the queries are the last tokens, not the first"
 """
 def causal_attention(query, key, value):
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
@@ -661,6 +736,24 @@ def causal_attention(query, key, value):
 """
 def causal_attention(query, key, value):
     weights = causal_softmax(attention_scores(query, key))
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="a query sees later tokens"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key).softmax(dim=-1)
+    return einsum(weights, value, "b h s t, b h t d -> b h s d")
+"""
+
+# %% [raw] tags=["wrong"] says="the softmax is missing"
+"""
+def causal_attention(query, key, value):
+    n_repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv_heads(key, n_repeats), repeat_kv_heads(value, n_repeats)
+    weights = attention_scores(query, key)
     return einsum(weights, value, "b h s t, b h t d -> b h s d")
 """
 
@@ -684,16 +777,24 @@ def causal_attention(query, key, value):
 """
 
 # %% [markdown]
-# What do real heads look at? Here are the weights of two of the 270 heads of our Llama, while it
-# reads a sentence. Read a row: which words does this word look at?
+# What do trained heads look at? Here are the weights of two of the 270 heads of our Llama, while it
+# reads "The red fox met the blue fox, and the red fox". Read a row: which tokens does this token
+# look at? One of the two heads looks at the token before. The other one is cleverer.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "At which token does the second 'red' look most, in the cleverer head?",
+    options=["The", "the first red", "fox", "blue"],
+    mine=...,
+)
 
 # %%
-# alt: Attention weights of two heads. Left: on the word before. Right: on what followed last time
+# alt: Attention weights of two heads. Left: on the token before. Right: on what followed last time
 sentence = "The red fox met the blue fox, and the red fox"
 ids = torch.tensor([tokenizer(sentence).input_ids])
-words = [tokenizer.decode(token) for token in ids[0]]
+tokens = [tokenizer.decode(token) for token in ids[0]]
 hidden_of_layers = model.model(ids, output_hidden_states=True).hidden_states
-cos, sin = rotary_tables(rearrange(torch.arange(len(words)), "s -> 1 s"), 64, 100_000.0)
+cos, sin = rotary_tables(rearrange(torch.arange(len(tokens)), "s -> 1 s"), 64, 100_000.0)
 
 
 def attention_weights(layer):
@@ -708,46 +809,59 @@ def attention_weights(layer):
 fig, axes = plt.subplots(ncols=2, figsize=(7, 3.9), sharey=True)
 for ax, layer, head in ((axes[0], 16, 0), (axes[1], 17, 5)):
     weights, title = attention_weights(layer)[0, head], f"layer {layer}, head {head}"
-    heatmap(ax, weights, row_labels=words, column_labels=words, title=title, vmin=0, vmax=1)
-    ax.set_xlabel("t, word looked at")
-axes[0].set_ylabel("s, word that looks")
+    heatmap(ax, weights, row_labels=tokens, column_labels=tokens, title=title, vmin=0, vmax=1)
+    ax.set_xlabel("t, token looked at")
+axes[0].set_ylabel("s, token that looks")
 fig.colorbar(axes[1].images[0], ax=axes, label="weight")
 plt.show()
 
+# %% tags=["nbval-ignore-output"]
+second_red = len(tokens) - 2
+looked_at = tokens[weights[second_red].argmax()].strip()
+guess.compare("the first red" if looked_at == "red" else looked_at)
+
 # %% [markdown]
-# The left head looks one word back. Without positions it could not. The right head remembers: at
+# The left head looks one token back. Without positions it could not. The right head remembers: at
 # the second "red" it looks at what followed the first one, "fox"; at the second "fox", at "met". It
 # is not strict about it: no "blue" came before, but at "blue" it looks at "fox", too, which
-# followed another colour. Where it finds nothing, it puts most of its weight on the first word.
+# followed another colour. Where it finds nothing, it puts most of its weight on the first token.
 
 # %% [markdown]
 # ## 3. Remember what was read
 #
-# The answer above has 7 words, the question 37. How many words does the Llama read to write it?
+# The answer above has 7 tokens, the question 37. So far the Llama reads all of them again for each
+# new token: question and answer so far.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict("How many tokens does the Llama read, in all, to write the 7?", mine=...)
 
 # %%
 n_read, n_written = token_ids.shape[1], answer.shape[1]
-print("reading everything again for each word:", sum(n_read + n for n in range(n_written)))
-print("reading each word once:                ", n_read + n_written - 1)
+read_again = sum(n_read + n for n in range(n_written))
+print("reading everything again for each token:", read_again)
+print("reading each token once:                ", n_read + n_written - 1)
+
+# %% tags=["nbval-ignore-output"]
+guess.compare(read_again)
 
 # %% [markdown]
-# What would change if the Llama read the old words again? Nothing: a word sees only the words
-# before it. So its keys and values stay the same. Keep them. For a new word, compute its own query,
-# key and value, and no other.
+# What would change if the Llama read the old tokens again? Nothing: a token sees only the tokens
+# before it. So its keys and values stay the same. Keep them. For a new token, compute its own
+# query, key and value, and no other.
 #
-# ![Reading a prompt of 4 words computes 4 keys and values. Reading the next word takes these from
-# the cache and computes one more, with one query. The next word again one
+# ![Reading a prompt of 4 tokens computes 4 keys and values. Reading the next token takes these from
+# the cache and computes one more, with one query. The next token again one
 # more](figures/02_cache.svg)
 #
-# The store is called **key/value cache**, the steps with one new word **decoding**. Queries are not
-# kept: no later word looks at them.
+# The store is called **key/value cache**, the steps with one new token **decoding**. Queries are
+# not kept: no later token looks at them.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 2.4 · A cache
 #
 # *easy ●○○ · 6 minutes*
 #
-# Write `append`: put the keys and values of the new words behind those of the earlier ones, keep
+# Write `append`: put the keys and values of the new tokens behind those of the earlier ones, keep
 # the result, and return it. At first the cache is empty: `key` and `value` are `None`.
 #
 # <details><summary>Hint 1: direction</summary>
@@ -758,7 +872,7 @@ print("reading each word once:                ", n_read + n_written - 1)
 # </details>
 # <details><summary>Hint 2: axes</summary>
 #
-# In `b g s d` the words are axis 2. The old ones come first.
+# In `b g s d` the tokens are axis 2. The old ones come first.
 #
 # </details>
 # <details><summary>Hint 3: a line with blanks</summary>
@@ -771,10 +885,10 @@ print("reading each word once:                ", n_read + n_written - 1)
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.attention"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.attention"
 @dataclass
 class KeyValueCache:
-    """The keys and values (b g t d) of the words read so far, empty at first."""
+    """The keys and values (b g t d) of the tokens read so far, empty at first."""
 
     key: Float[Tensor, "b g t d"] | None = None
     value: Float[Tensor, "b g t d"] | None = None
@@ -785,7 +899,7 @@ class KeyValueCache:
     def append(
         self, key: Float[Tensor, "b g s d"], value: Float[Tensor, "b g s d"]
     ) -> tuple[Float[Tensor, "b g t d"], Float[Tensor, "b g t d"]]:
-        """Add the keys and values of s new words; return those of all t words."""
+        """Add the keys and values of s new tokens; return those of all t tokens."""
         ### BEGIN SOLUTION
         if self.key is not None:
             key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
@@ -800,45 +914,53 @@ def _(b, g, parts):
     key, value = torch.randn(b, g, sum(parts), 4), torch.randn(b, g, sum(parts), 4)
 
     def fill(cache, key, value):
-        """The words come in parts; what the last append returns."""
-        old_key, old_value, n_words = key[:, :, :0], value[:, :, :0], 0
+        """The tokens come in parts; what the last append returns."""
+        old_key, old_value, n_tokens = key[:, :, :0], value[:, :, :0], 0
         for new_key, new_value in zip(key.split(parts, 2), value.split(parts, 2), strict=True):
             returned = cache.append(new_key, new_value)
-            n_words += new_key.shape[2]
-            every = key[:, :, :n_words], value[:, :, :n_words]
+            n_tokens += new_key.shape[2]
+            every = key[:, :, :n_tokens], value[:, :, :n_tokens]
             mistakes = {
-                "the new words should stand behind the old ones, not before them": (
+                "the new tokens should stand behind the old ones, not before them": (
                     torch.cat([new_key, old_key], 2),
                     torch.cat([new_value, old_value], 2),
                 ),
-                "append should return those of all words, not of the new ones only": (
+                "append should return those of all tokens, not of the new ones only": (
                     new_key,
                     new_value,
                 ),
-                "append should return those of all words; the new ones are missing": (
+                "append should return those of all tokens; the new ones are missing": (
                     old_key,
                     old_value,
                 ),
                 "these are the values: key and value are mixed up": (every[1], None),
                 "these are the keys: key and value are mixed up": (None, every[0]),
+                "keys are joined with keys, values with values": (
+                    torch.cat([old_value, new_key], 2),
+                    torch.cat([old_key, new_value], 2),
+                ),
+                "new values are joined with old values, not with old keys": (
+                    None,
+                    torch.cat([old_key, new_value], 2),
+                ),
             }
             names = dict(zip(("the keys", "the values"), every, strict=True))
-            what = f"of the first {n_words} words"
+            what = f"of the first {n_tokens} tokens"
             assert_results(returned, names, "b g t d", mistakes=mistakes, what=what)
             held = len(cache)
-            assert held == n_words, f"the cache should hold {n_words} words now, it holds {held}"
+            assert held == n_tokens, f"the cache should hold {n_tokens} tokens now, it holds {held}"
             old_key, old_value = every
         return returned
 
     cache, other = KeyValueCache(), KeyValueCache()
     fill(cache, key, value)
-    assert len(other) == 0, "a new cache should be empty: store the words in self"
+    assert len(other) == 0, "a new cache should be empty: store the tokens in self"
     fill(other, value, key)
-    assert len(cache) == sum(parts), "two caches share their words: store them in self"
+    assert len(cache) == sum(parts), "two caches share their tokens: store them in self"
     assert_gradients(lambda key, value: fill(KeyValueCache(), key, value), key, value)
 
 
-# %% [raw] tags=["wrong"] says="the cache should hold 3 words now, it holds 0"
+# %% [raw] tags=["wrong"] says="the cache should hold 3 tokens now, it holds 0"
 """
 @dataclass
 class KeyValueCache:
@@ -854,7 +976,7 @@ class KeyValueCache:
         return key, value
 """
 
-# %% [raw] tags=["wrong"] says="the new words should stand behind the old ones"
+# %% [raw] tags=["wrong"] says="the new tokens should stand behind the old ones"
 """
 @dataclass
 class KeyValueCache:
@@ -979,8 +1101,8 @@ class KeyValueCache:
 # ## 4. The whole layer
 #
 # The library's `AttentionLayer` holds the parts of one attention layer: four linear layers, the
-# head width and theta. `from_llama` takes them from a layer of a real Llama; the weights are
-# shared, not copied.
+# head width and theta. `from_llama` takes them from a layer of the Llama; the weights are shared,
+# not copied.
 
 # %%
 layer = AttentionLayer.from_llama(model.model.layers[0].self_attn)
@@ -991,25 +1113,25 @@ print("head_dim:", layer.head_dim, " theta:", layer.theta)
 # You write what happens to the hidden states. Follow the map at the top of the lesson. Three things
 # to watch:
 #
-# * The words' positions. Without a cache they are 0, 1, 2, ... With one they go on where it ends:
-#   `len(cache)` words came before.
-# * Queries and keys are turned, values are not. Keys go into the cache *after* they were turned: a
-#   word's position does not change.
-# * Return the turned queries as well. In lesson 03, the soft prompts will be scored against them.
+# * The tokens' positions. Without a cache they are 0, 1, 2, ... With one they go on where it ends:
+#   `len(cache)` tokens came before.
+# * Queries and keys are rotated, values are not. Keys go into the cache *after* they were rotated:
+#   a token's position does not change.
+# * Return the rotated queries as well. In lesson 03, the soft prompts will be scored against them.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 2.5 · An attention layer
 #
 # *hard ●●● · 15 minutes*
 #
-# Go from hidden states to the output of the layer, as on the map: project, split, turn, remember
+# Go from hidden states to the output of the layer, as on the map: project, split, rotate, remember
 # (if there is a cache), attend, merge, project. Use `layer.query_layer` and the other three,
 # `layer.head_dim`, `layer.theta`, and your functions.
 #
 # <details><summary>Hint 1: direction</summary>
 #
-# Write the lines in the order of the map, from top to bottom. Each box is one call, turning is two.
-# `causal_attention` repeats the key/value heads itself.
+# Write the lines in the order of the map, from top to bottom. Each box is one call, rotating is
+# two. `causal_attention` repeats the key/value heads itself.
 #
 # </details>
 # <details><summary>Hint 2: axes</summary>
@@ -1035,9 +1157,9 @@ def attend(
     hidden_states: Float[Tensor, "b s m"],
     cache: KeyValueCache | None = None,
 ) -> tuple[Float[Tensor, "b s m"], Float[Tensor, "b h s d"]]:
-    """The output of an attention layer, and its turned queries.
+    """The output of an attention layer, and its rotated queries.
 
-    `cache` holds the keys and values of the earlier words; those of the s new words are appended.
+    `cache` holds the keys and values of the earlier tokens; those of the s new tokens are appended.
     """
     ### BEGIN SOLUTION
     # ~ query = ...  # b h s d; key and value b g s d
@@ -1066,13 +1188,14 @@ def _(b, g, r, theta):
     layer = AttentionLayer(nn.Linear(m, h * d), *kv, nn.Linear(h * d, m), head_dim=d, theta=theta)
     hidden, position = torch.randn(b, 7, m), torch.arange(7)
     causal = torch.ones(7, 7, dtype=torch.bool).tril()
-    part = torch.tensor([0, 0, 0, 0, 1, 2, 2])  # the part that each word comes with
+    part = torch.tensor([0, 0, 0, 0, 1, 2, 2])  # the part that each token comes with
 
     def by_hand(
         turn="qk", position=position, theta=theta, allowed=causal, swap=1, merge=merge_heads
     ):
-        """Output and queries, also of layers with mistakes: `turn` names what is turned."""
-        layers = layer.query_layer, *(layer.key_layer, layer.value_layer)[::swap]
+        """Output and queries, also of layers with mistakes: `turn` names what is rotated."""
+        pair = layer.key_layer, layer.value_layer if swap else layer.key_layer
+        layers = layer.query_layer, *pair[:: swap or 1]
         tables = rotary_tables(rearrange(position, "s -> 1 s"), d, theta)
         heads = [split_heads(project(hidden), d) for project in layers]
         q, k, v = (
@@ -1082,26 +1205,27 @@ def _(b, g, r, theta):
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=True)
         return layer.output_layer(merge(read)), q
 
-    right = dict(zip(("the output", "the turned queries"), by_hand(), strict=True))
+    right = dict(zip(("the output", "the rotated queries"), by_hand(), strict=True))
     output, query = unpacked(attend(layer, hidden), *right)
     axes = [getattr(x, "ndim", 0) for x in (output, query)]
-    assert axes != [4, 3], "the output and the turned queries look swapped"
+    assert axes != [4, 3], "the output and the rotated queries look swapped"
     width = output.shape[-1] if axes[0] else 0
     assert width != h * d, "the output is h*d wide: output_layer comes last"
     assert_shape(output, "b s m", b=b, s=7, m=m)
     assert_shape(query, "b h s d", b=b, h=h, s=7, d=d)
     mistakes = {
         "the second result should be the queries after apply_rotary": (None, by_hand("")[1]),
-        "the order of the earlier words makes no difference: turn queries and keys": by_hand(""),
-        "values are not turned": by_hand("qkv"),
-        "the keys are not turned": by_hand("q"),
-        "the queries that are scored are not turned": by_hand("k"),
-        "the keys are to be turned, not the values": by_hand("qv"),
+        "the order of the earlier tokens makes no difference: rotate queries and keys": by_hand(""),
+        "values are not rotated": by_hand("qkv"),
+        "the keys are not rotated": by_hand("q"),
+        "the queries that are scored are not rotated": by_hand("k"),
+        "the keys are to be rotated, not the values": by_hand("qv"),
         "the frequencies are not this layer's: use layer.theta": by_hand(theta=10_000.0),
-        "the first word has position 0": by_hand(position=position + 1),
+        "the first token has position 0": by_hand(position=position + 1),
         "key_layer and value_layer are swapped": by_hand(swap=-1),
-        "a word sees later words: use causal_attention": by_hand(allowed=None),
-        "the heads of a word are not side by side: use merge_heads": by_hand(
+        "the values come from value_layer, not from key_layer": by_hand(swap=None),
+        "a token sees later tokens: use causal_attention": by_hand(allowed=None),
+        "the heads of a token are not side by side: use merge_heads": by_hand(
             merge=lambda read: read.reshape(b, 7, h * d)
         ),
     }
@@ -1115,7 +1239,7 @@ def _(b, g, r, theta):
     cache, appended = Watched(), []
     pieces = [unpacked(attend(layer, x, cache), *right) for x in hidden.split(parts, dim=1)]
     assert len(cache) == 7, (
-        f"after 7 words the cache holds {len(cache)}: use cache.append. (An empty cache counts as "
+        f"after 7 tokens the cache holds {len(cache)}: use cache.append. (An empty cache counts as "
         "False: ask `if cache is not None`, not `if cache`)"
     )
     assert len(appended) == 3, f"in 3 calls, cache.append was called {len(appended)} times"
@@ -1123,16 +1247,22 @@ def _(b, g, r, theta):
     assert heads == g, f"the cache gets {heads} heads, not g={g}: causal_attention repeats them"
     mistakes = {
         "positions start at len(cache)": by_hand(position=torch.tensor([0, 1, 2, 3, 0, 0, 1])),
-        "the earlier words are not read: go on with what cache.append returns": by_hand(
+        "ask for len(cache) before cache.append: the positions are too large": by_hand(
+            position=position + torch.tensor([4, 4, 4, 4, 1, 2, 2])
+        ),
+        "the new tokens' first position is len(cache), not len(cache) + 1": by_hand(
+            position=position + (position > 3)
+        ),
+        "the earlier tokens are not read: go on with what cache.append returns": by_hand(
             allowed=causal & (part[:, None] == part)
         ),
     }
     mine = torch.cat([x for x, _ in pieces], dim=1), torch.cat([q for _, q in pieces], dim=2)
-    what = "in parts, with a cache (positions start at len(cache); keys are kept turned)"
+    what = "in parts, with a cache (positions start at len(cache); keys are kept rotated)"
     assert_results(mine, right, mistakes=mistakes, what=what)
     key = split_heads(layer.key_layer(hidden), d)
     turned = apply_rotary(key, *rotary_tables(rearrange(position, "s -> 1 s"), d, theta))
-    mistakes = {"keys go into the cache after they were turned": key}
+    mistakes = {"keys go into the cache after they were rotated": key}
     what = "the keys in the cache"
     assert_close(torch.cat(appended, dim=2), turned, "b g t d", mistakes=mistakes, what=what)
 
@@ -1150,7 +1280,7 @@ def _(b, g, r, theta):
     assert_gradients(in_parts, hidden, what="with a cache")
 
 
-# %% [raw] tags=["wrong"] says="the order of the earlier words makes no difference"
+# %% [raw] tags=["wrong"] says="the order of the earlier tokens makes no difference"
 """
 def attend(layer, hidden_states, cache=None):
     query = split_heads(layer.query_layer(hidden_states), layer.head_dim)
@@ -1177,7 +1307,7 @@ def attend(layer, hidden_states, cache=None):
     return merge_heads(causal_attention(query, key, value)), query
 """
 
-# %% [raw] tags=["wrong"] says="values are not turned"
+# %% [raw] tags=["wrong"] says="values are not rotated"
 """
 def attend(layer, hidden_states, cache=None):
     query, key, value = (
@@ -1208,7 +1338,7 @@ def attend(layer, hidden_states, cache=None):
     return layer.output_layer(merge_heads(causal_attention(query, key, value))), query
 """
 
-# %% [raw] tags=["wrong"] says="after 7 words the cache holds 0"
+# %% [raw] tags=["wrong"] says="after 7 tokens the cache holds 0"
 """
 def attend(layer, hidden_states, cache=None):
     query, key, value = (
@@ -1310,7 +1440,7 @@ for block, hidden in zip(model.model.layers, hidden_of_layers[:-1], strict=True)
 print(f"equal to 5 digits: {sum(equal)} of {len(equal)} layers")
 
 # %% [markdown]
-# ## 5. Inside the real Llama
+# ## 5. Inside the Llama
 #
 # Load the Llama a second time, take its attention out, and put yours in. transformers calls an
 # attention layer with more arguments (masks, its own cache), and expects two results. A small
@@ -1335,20 +1465,20 @@ mine.requires_grad_(False)
 for block in mine.model.layers:
     block.self_attn = MyAttention(AttentionLayer.from_llama(block.self_attn))
 
-# Greedy: at each step the most likely word. First the slow way: read everything again.
-words = token_ids
+# Greedy: at each step the most likely token. First the slow way: read everything again.
+tokens = token_ids
 for _ in range(answer.shape[1]):
-    scores = mine(words, use_cache=False).logits  # b s v
-    words = torch.cat([words, scores[:, -1:].argmax(dim=-1)], dim=1)
+    scores = mine(tokens, use_cache=False).logits  # b s v
+    tokens = torch.cat([tokens, scores[:, -1:].argmax(dim=-1)], dim=1)
 
-mine_answer = words[:, token_ids.shape[1] :]
+mine_answer = tokens[:, token_ids.shape[1] :]
 print(tokenizer.decode(mine_answer[0], skip_special_tokens=True))
 print("the same as the untouched Llama:", torch.equal(mine_answer, answer))
 
 # %% [markdown]
 # Your attention runs in all 30 layers, and the answer is right. Now with the caches: one for each
-# layer. `read` below takes *new* words only. It gives the scores `b s v` of what may follow each of
-# them, and remembers the words.
+# layer. `read` below takes *new* tokens only. It gives the scores `b s v` of what may follow each
+# of them, and remembers the tokens.
 
 
 # %%
@@ -1358,24 +1488,24 @@ def forget() -> None:
         block.self_attn.cache = KeyValueCache()
 
 
-def read(new_words: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
-    """Read new words after those in the caches; score every word of the vocabulary as the next."""
-    return mine(new_words, use_cache=False).logits
+def read(new_tokens: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
+    """Read new tokens after those in the caches; score every token that may come next."""
+    return mine(new_tokens, use_cache=False).logits
 
 
 # %% [markdown] tags=["card"]
-# ### Exercise 2.6 · Write, one word at a time
+# ### Exercise 2.6 · Write, one token at a time
 #
 # *medium ●●○ · 8 minutes*
 #
-# Read the prompt once. Take the word with the best score after the *last* word, for each row of the
-# batch. Read only this word, take the next, and so on, until `n_words` are written: one read for
-# each of them. Return the new words, without the prompt.
+# Read the prompt once. Take the token with the best score after the *last* token, for each row of
+# the batch. Read only this token, take the next, and so on, until `n_tokens` are written: one read
+# for each of them. Return the new tokens, without the prompt.
 #
 # <details><summary>Hint 1: direction</summary>
 #
-# The loop of the cell above, with one change: what is read next is the new word alone. Collect the
-# new words in a list.
+# The loop of the cell above, with one change: what is read next is the new token alone. Collect the
+# new tokens in a list.
 #
 # </details>
 # <details><summary>Hint 2: axes</summary>
@@ -1394,18 +1524,18 @@ def read(new_words: Int[Tensor, "b s"]) -> Float[Tensor, "b s v"]:
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def decode_greedily(
-    read: Callable[[Tensor], Tensor], token_ids: Int[Tensor, "b s"], n_words: int
+    read: Callable[[Tensor], Tensor], token_ids: Int[Tensor, "b s"], n_tokens: int
 ) -> Int[Tensor, "b n"]:
-    """Read the prompt `token_ids`, then write n_words, each the most likely one.
+    """Read the prompt `token_ids`, then write n_tokens, each the most likely one.
 
-    `read` takes new words (b s), gives scores (b s v), and remembers the words it has read.
+    `read` takes new tokens (b s), gives scores (b s v), and remembers the tokens it has read.
     """
     ### BEGIN SOLUTION
     # ~ written = []
     written = []
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         token_ids = read(token_ids)[:, -1:].argmax(dim=-1)
         written.append(token_ids)
     return torch.cat(written, dim=1)
@@ -1415,48 +1545,50 @@ def decode_greedily(
 # %% tags=["check"]
 @check("2.6", "decode_greedily", b=[2, 3, 1], n=[5, 4, 1], n_read=[4, 6, 3])
 def _(b, n, n_read):
-    table = torch.randn(11, 11)  # v v: the score of each word after each word
-    sizes = []  # how many words are read in each step
+    table = torch.randn(11, 11)  # v v: the score of each token after each token
+    sizes = []  # how many tokens are read in each step
 
-    def read_and_note(words):
-        shape = tuple(getattr(words, "shape", ()))
-        assert len(shape) == 2, f"read takes words b s, got the shape {shape}"
-        sizes.append(words.shape[1])
-        return table[words]
+    def read_and_note(tokens):
+        shape = tuple(getattr(tokens, "shape", ()))
+        assert len(shape) == 2, f"read takes tokens b s, got the shape {shape}"
+        sizes.append(tokens.shape[1])
+        return table[tokens]
 
-    def followers(word, table=table):
-        """The n words after a word of each row, by the table: b -> b s."""
-        words = [word]
+    def followers(token, table=table):
+        """The n tokens after a token of each row, by the table: b -> b s."""
+        tokens = [token]
         for _ in range(n):
-            words.append(table[words[-1]].argmax(dim=-1))
-        return torch.stack(words[1:], dim=1)
+            tokens.append(table[tokens[-1]].argmax(dim=-1))
+        return torch.stack(tokens[1:], dim=1)
 
     for prompt in torch.randint(0, 11, (2, b, n_read)):
         sizes.clear()
         right = followers(prompt[:, -1])
         written = decode_greedily(read_and_note, prompt, n)
-        what = f"words read in the steps: {sizes}"
+        what = f"tokens read in the steps: {sizes}"
         assert sizes, "nothing is read: call read(token_ids)"
-        assert sizes[0] == n_read, f"{what}: the first step reads the whole prompt, {n_read} words"
-        assert n == 1 or len(sizes) > 1, f"{what}: read again after each new word"
-        assert set(sizes[1:]) <= {1}, f"{what}: after the prompt, read the new word only"
+        assert sizes[0] == n_read, f"{what}: the first step reads the whole prompt, {n_read} tokens"
+        assert n == 1 or len(sizes) > 1, f"{what}: read again after each new token"
+        assert set(sizes[1:]) <= {1}, f"{what}: after the prompt, read the new token only"
         mistakes = {
-            "return the new words only, without the prompt": torch.cat([prompt, right], dim=1),
-            "take the scores after the last word, not after the first": followers(prompt[:, 0]),
+            "return the new tokens only, without the prompt": torch.cat([prompt, right], dim=1),
+            "take the scores after the last token, not after the first": followers(prompt[:, 0]),
             "take the best score, not the worst": followers(prompt[:, -1], -table),
-            "join the words along the axis of the words, dim=1": right.T.reshape(-1, 1),
-            "only the last new word is returned: collect them all": right[:, -1:],
+            "join the tokens along the axis of the tokens, dim=1": right.T.reshape(-1, 1),
+            "only the last new token is returned: collect them all": right[:, -1:],
         }
-        mistakes = {words: value for words, value in mistakes.items() if n > 1}
+        mistakes = {sentence: value for sentence, value in mistakes.items() if n > 1}
+        scores = isinstance(written, Tensor) and written.is_floating_point()
+        assert not scores, "return the numbers of the tokens (integers), not scores"
         assert_close(written, right, "b s", mistakes=mistakes)
-        assert len(sizes) == n, f"{what}: {n} new words take {n} reads, one for each"
+        assert len(sizes) == n, f"{what}: {n} new tokens take {n} reads, one for each"
 
 
-# %% [raw] tags=["wrong"] says="after the prompt, read the new word only"
+# %% [raw] tags=["wrong"] says="after the prompt, read the new token only"
 """
-def decode_greedily(read, token_ids, n_words):
+def decode_greedily(read, token_ids, n_tokens):
     n_read = token_ids.shape[1]
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         new = read(token_ids)[:, -1:].argmax(dim=-1)
         token_ids = torch.cat([token_ids, new], dim=1)
     return token_ids[:, n_read:]
@@ -1464,9 +1596,9 @@ def decode_greedily(read, token_ids, n_words):
 
 # %% [raw] tags=["wrong"] says="not after the first"
 """
-def decode_greedily(read, token_ids, n_words):
+def decode_greedily(read, token_ids, n_tokens):
     written = []
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         token_ids = read(token_ids)[:, :1].argmax(dim=-1)
         written.append(token_ids)
     return torch.cat(written, dim=1)
@@ -1474,56 +1606,66 @@ def decode_greedily(read, token_ids, n_words):
 
 # %% [raw] tags=["wrong"] says="without the prompt"
 """
-def decode_greedily(read, token_ids, n_words):
+def decode_greedily(read, token_ids, n_tokens):
     written = [token_ids]
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         written.append(read(written[-1])[:, -1:].argmax(dim=-1))
     return torch.cat(written, dim=1)
 """
 
 # %% [raw] tags=["wrong"] says="the first step reads the whole prompt"
 """
-def decode_greedily(read, token_ids, n_words):
+def decode_greedily(read, token_ids, n_tokens):
     written = [token_ids[:, -1:]]
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         written.append(read(written[-1])[:, -1:].argmax(dim=-1))
     return torch.cat(written[1:], dim=1)
 """
 
-# %% [raw] tags=["wrong"] says="read takes words b s"
+# %% [raw] tags=["wrong"] says="read takes tokens b s"
 """
-def decode_greedily(read, token_ids, n_words):
+def decode_greedily(read, token_ids, n_tokens):
     written = []
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         token_ids = read(token_ids)[:, -1].argmax(dim=-1)
         written.append(token_ids)
     return torch.stack(written, dim=1)
 """
 
-# %% [raw] tags=["wrong"] says="5 new words take 5 reads"
+# %% [raw] tags=["wrong"] says="5 new tokens take 5 reads"
 """
-def decode_greedily(read, token_ids, n_words):
+def decode_greedily(read, token_ids, n_tokens):
     new, written = read(token_ids)[:, -1:].argmax(dim=-1), []
-    for _ in range(n_words):
+    for _ in range(n_tokens):
         written.append(new)
         new = read(new)[:, -1:].argmax(dim=-1)
     return torch.cat(written, dim=1)
 """
 
-# %% [raw] tags=["right"]
+# %% [raw] tags=["wrong"] says="read takes tokens b s"
 """
-def decode_greedily(read, token_ids, n_words):
-    new = read(token_ids)[:, -1].argmax(dim=-1, keepdim=True)
-    if n_words == 1:
-        return new
-    return torch.cat([new, decode_greedily(read, new, n_words - 1)], dim=1)
+def decode_greedily(read, token_ids, n_tokens):
+    written = []
+    for _ in range(n_tokens):
+        token_ids = read(token_ids)[:, -1].argmax(dim=-1)
+        written.append(token_ids)
+    return torch.cat(written, dim=1)
 """
 
 # %% [raw] tags=["right"]
 """
-def decode_greedily(read, token_ids, n_words):
-    written = torch.empty(token_ids.shape[0], n_words, dtype=torch.long)
-    for n in range(n_words):
+def decode_greedily(read, token_ids, n_tokens):
+    new = read(token_ids)[:, -1].argmax(dim=-1, keepdim=True)
+    if n_tokens == 1:
+        return new
+    return torch.cat([new, decode_greedily(read, new, n_tokens - 1)], dim=1)
+"""
+
+# %% [raw] tags=["right"]
+"""
+def decode_greedily(read, token_ids, n_tokens):
+    written = torch.empty(token_ids.shape[0], n_tokens, dtype=torch.long)
+    for n in range(n_tokens):
         token_ids = read(token_ids)[:, [-1]].topk(1).indices[..., 0]
         written[:, n] = token_ids[:, 0]
     return written
@@ -1537,20 +1679,20 @@ forget()
 with_caches = decode_greedily(read, token_ids, answer.shape[1])
 print(tokenizer.decode(with_caches[0], skip_special_tokens=True))
 print("the same as the untouched Llama:", torch.equal(with_caches, answer))
-print("words in the cache of layer 0:", len(mine.model.layers[0].self_attn.cache))
+print("tokens in the cache of layer 0:", len(mine.model.layers[0].self_attn.cache))
 
 # %% [markdown]
-# And one step under the lens. Your Llama reads a single word, with the caches behind it. The
-# untouched Llama reads question and answer from the start. Compare the scores of all 49,152 words
+# And one step under the lens. Your Llama reads a single token, with the caches behind it. The
+# untouched Llama reads question and answer from the start. Compare the scores of all 49,152 tokens
 # of the vocabulary.
 
 # %%
 forget()
-read(everything[:, :-1])  # all but the last word
+read(everything[:, :-1])  # all but the last token
 one_step = read(everything[:, -1:])  # b 1 v: one query
 from_the_start = model(everything).logits[:, -1:]
 
-print("words read in this step:", one_step.shape[1])
+print("tokens read in this step:", one_step.shape[1])
 print(f"best score: {from_the_start.max().item():.1f}")
 print("no score differs by 0.001:", bool((one_step - from_the_start).abs().max() < 1e-3))
 
@@ -1561,22 +1703,22 @@ print("no score differs by 0.001:", bool((one_step - from_the_start).abs().max()
 # heads, a cache, and the loop that writes. It is equal to transformers' own, on real weights, in
 # every layer.
 #
-# Next, lesson 03 adds words that nobody wrote: soft prompts. They get keys and values from the
+# Next, lesson 03 adds tokens that nobody wrote: soft prompts. They get keys and values from the
 # frozen layers that you have just used, and your queries read them.
 #
 # ### To think about
 #
-# **Why are the values not turned?**
+# **Why are the values not rotated?**
 #
 # <details><summary>Answer</summary>
 #
 # The angle of a query and the angle of a key cancel out in the dot product: only the distance is
-# left. A value meets no partner. It would be added up as it was turned, and mean something else at
+# left. A value meets no partner. It would be added up as it was rotated, and mean something else at
 # each position.
 #
 # </details>
 #
-# **The cache of our Llama holds the words of a text. How many numbers does it hold for each word?
+# **The cache of our Llama holds the tokens of a text. How many numbers does it hold for each token?
 # How many without shared key/value heads?**
 #
 # <details><summary>Answer</summary>
@@ -1586,7 +1728,7 @@ print("no score differs by 0.001:", bool((one_step - from_the_start).abs().max()
 #
 # </details>
 #
-# **A soft prompt has no place in the sentence. Would you turn its keys?**
+# **A soft prompt has no place in the sentence. Would you rotate its keys?**
 #
 # <details><summary>Answer</summary>
 #

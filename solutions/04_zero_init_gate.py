@@ -9,7 +9,7 @@
 # * a prediction, and a measurement, of which of them learn first,
 # * three bugs of well-known projects, and the look that reveals each of them.
 #
-# Shapes: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
+# Letters: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head, `g`
 # key/value head, `r` query heads per key/value head (h = g · r), `d` head width, `m` model width.
 #
 # From here on we use the library's copies of the functions that you wrote in lesson 03.
@@ -24,7 +24,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 from llama_adapter_edu.adapters.manage import adapter_prompts
-from llama_adapter_edu.course import assert_close, assert_gradients, assert_shape, check
+from llama_adapter_edu.course import assert_close, assert_gradients, assert_shape, check, predict
 from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, plot_gates, use_style
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.batches import collate
@@ -65,10 +65,17 @@ print(f"loss of the bare Llama on 4 commands: {bare.loss:.2f}")
 # `collate` puts several into one batch; lesson 07 opens both. The loss says how surprised the Llama
 # is by the right answers. Four commands are enough for this lesson.
 #
-# Now put 10 random prompts into each of the 30 layers. In lesson 03 they shouted: what a word read
-# from them was more than ten times as long as what it read from the words. So turn them down: draw
+# Now put 10 random prompts into each of the 30 layers. In lesson 03 they shouted: what a token read
+# from them was more than ten times as long as what it read from the tokens. So turn them down: draw
 # a random number for each head, multiply what the prompts add there by the tanh of it, and let the
 # random numbers grow from 0 to size 1.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "The bare Llama's loss is 2.50. How high is it with random numbers of size 1?",
+    options=["about 3", "about 10", "above 15"],
+    mine=...,
+)
 
 # %%
 torch.manual_seed(0)
@@ -95,15 +102,19 @@ ax.text(-0.4, guessing + 0.3, "all tokens equally likely")
 ax.set(xlabel="size of the random numbers", ylabel="loss", ylim=(0, 20))
 plt.show()
 
+# %% tags=["nbval-ignore-output"]
+loud = losses[-1]
+guess.compare("above 15" if loud > 15 else "about 10" if loud > 6 else "about 3")
+
 # %% [markdown]
 # Random prompts can make a Llama *worse than one that knows nothing at all*. (From there on, louder
 # is not always worse: the loss is 16.3 at size 0.1, and 15.4 at 0.3.) Training would first have to
 # repair the damage. Only one start is sure to do no harm: zero.
 #
-# The number is called a **gate**. It is learnt, and it starts at zero: **zero-init attention**.
-# In the paper, on the questions of ScienceQA, the zero start ends at 84.04 % right answers and a
-# random start at 40.77 % (arXiv v1, Table 5; 83.85 % for the zero start in the ICLR 2024 edition;
-# v1 does not say what exactly was random).
+# The number is called a **gate**. It is learnt, and it starts at zero: **zero-init attention**. In
+# the paper, on the validation questions of ScienceQA, the zero start ends at 83.85 % right answers
+# and a random start at 40.77 % (ICLR 2024, Table 5; arXiv v1 has 84.04 % for the zero start, and
+# does not say what exactly was random).
 #
 # For what follows we need one layer from inside: layer 10, as in lesson 03, reading the first
 # command.
@@ -136,12 +147,12 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # ## One gate for each head
 #
 # Each head of each layer has a gate of its own: "we adopt multiple g_l to be independently
-# learned for different heads" (paper, section 3.2). So one head may listen to the prompts while
+# learned for different heads" (arXiv v1, section 3.2). So one head may listen to the prompts while
 # its neighbour does not.
 #
-# Equation 7 of arXiv v1 multiplies the prompts' weights by the gate. The authors' training code puts
-# a tanh around it, the ICLR 2024 edition prints it, and so do we: tanh(0) is 0, and however far the
-# gate runs, the opening stays between −1 and 1.
+# Equation 7 multiplies the prompts' weights by the tanh of the gate. (ArXiv v1 prints the bare
+# gate; the authors' training code and the ICLR 2024 edition have the tanh.) tanh(0) is 0, and
+# however far the gate runs, the **opening**, tanh(gate), stays between −1 and 1.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 4.1 · The gate
@@ -151,7 +162,7 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # Multiply what each head reads from the prompts by `activation(gate)` of that head. A gate with
 # one element serves all heads. Give the result the dtype of `prompt_attention`'s result.
 #
-# ![The query meets words and prompts apart. Words: scores, softmax over t, word values. Prompts:
+# ![The query meets tokens and prompts apart. Tokens: scores, softmax over t, token values. Prompts:
 # scores, softmax over p, times tanh of the gate, prompt values. Both are added and go through
 # output_layer](figures/04_gate.svg)
 #
@@ -169,13 +180,13 @@ print("prompt value    g p d ", tuple(prompt_value.shape))
 # </details>
 # <details><summary>Hint 3: a line with blanks</summary>
 #
-# `opening = rearrange(activation(gate), "h -> _ _ _")`, then
-# `(opening * attended).to(attended._____)`
+# `opening = rearrange(activation(gate), "h -> _ _ _")`, then `(opening *
+# attended).to(attended._____)`
 #
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
 def gated_prompt_attention(
     query: Float[Tensor, "b h s d"],
     prompt_key: Float[Tensor, "g p d"],
@@ -199,7 +210,7 @@ def gated_prompt_attention(
 # %% tags=["check"]
 @check("4.1", "gated_prompt_attention", b=[2, 3], g=[3, 2], r=[4, 5])
 def _(b, g, r):
-    # 5 words, 7 prompts, d = 8
+    # 5 tokens, 7 prompts, d = 8
     inputs = torch.randn(b, g * r, 5, 8), torch.randn(g, 7, 8), torch.randn(g, 7, 8)
     gate = torch.randn(g * r)
 
@@ -231,7 +242,24 @@ def _(b, g, r):
             "only what the prompts add: opening times attended, not 1 + opening": head_after_head(
                 1 + opening, scale
             ),
+            "each head has its own gate; this is the first one for all": head_after_head(
+                opening[:1].expand(g * r), scale
+            ),
+            "each head has its own gate; this is their mean": head_after_head(
+                activation(gate.mean()).expand(g * r), scale
+            ),
+            "each head has its own gate; this is the mean opening": head_after_head(
+                opening.mean().expand(g * r), scale
+            ),
+            "the gates are summed over the heads: keep h on the right": head_after_head(
+                opening.sum().expand(g * r), scale
+            ),
+            "keys and values of the prompts are swapped": rearrange(opening, "h -> h 1 1")
+            * prompt_attention(query, value, key, scale),
         }
+        if "activation" not in options:
+            sigmoid = head_after_head(gate.sigmoid(), scale)
+            mistakes["use the argument `activation`, which is tanh here, not a sigmoid"] = sigmoid
         if scale:
             mistakes["the argument `scale` is ignored"] = head_after_head(opening)
         if "activation" in options:
@@ -305,6 +333,26 @@ def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale
     return (rearrange(activation(gate), "h -> h 1 1") * attended).to(attended.dtype)
 """
 
+# %% [raw] tags=["wrong"] says="the activation is missing"
+"""
+def gated_prompt_attention(
+    query, prompt_key, prompt_value, gate, activation=torch.tanh, scale=None
+):
+    opening = rearrange(gate, "h -> h 1 1")
+    attended = prompt_attention(query, prompt_key, prompt_value, scale)
+    return (opening * attended).to(attended.dtype)
+"""
+
+# %% [raw] tags=["wrong"] says="scale=0.25"
+"""
+def gated_prompt_attention(
+    query, prompt_key, prompt_value, gate, activation=torch.tanh, scale=None
+):
+    opening = rearrange(activation(gate), "h -> h 1 1")
+    attended = prompt_attention(query, prompt_key, prompt_value)
+    return (opening * attended).to(attended.dtype)
+"""
+
 # %% [raw] tags=["right"]
 """
 def gated_prompt_attention(query, key, value, gate, activation=torch.tanh, scale=None):
@@ -365,26 +413,26 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 #
 # ## Equation 7 as it is printed
 #
-# The paper writes it in another way. It lays all scores of a word side by side, and then all its
-# weights: those of the prompts, times the gate, and those of the words. Equations 6 to 8, with our
-# names:
+# The paper writes it in another way. It lays all scores of a token side by side, and then all its
+# weights: those of the prompts, times the opening, and those of the tokens. $S_l^K$ are the scores
+# of the $K$ prompts, $S_l^{M+1}$ those of the tokens.
 #
-# ```
-# scores  = [scores_bhsp, scores_bhst]                          # 6
-# weights = [softmax(scores_bhsp) · gate, softmax(scores_bhst)] # 7; ICLR 2024: tanh(gate)
-# output  = output_layer(weights · [prompt_value, value])       # 8
-# ```
+# | eq. | in the paper | in our letters | in code |
+# |---|---|---|---|
+# | 6 | $S_l = [S_l^K;\ S_l^{M+1}]^T$ | `b h s p` and `b h s t` | `scores_bhsp`, `scores_bhst` |
+# | 7 | $S_l^g = [\mathrm{softmax}(S_l^K) \cdot \tanh(g_l);\ \mathrm{softmax}(S_l^{M+1})]^T$ | `b h s (p t)`, p + t wide | `gated_attention_weights`, exercise 4.2 |
+# | 8 | $t_l^o = \mathrm{Linear}_o(S_l^g V_l)$ | `b h s d` → `b s m` | `output_layer(merge_heads(side_by_side))`, with `side_by_side` from below |
 #
-# What do the weights sum to?
+# What do the weights of a token sum to?
 
 # %% [markdown] tags=["card"]
-# ### Exercise 4.2 · All weights of a word
+# ### Exercise 4.2 · All weights of a token
 #
 # *medium ●●○ · 8 minutes*
 #
 # From both kinds of scores, make the weights of equation 7: the prompts' own softmax times
-# tanh(gate) of the head, then the words' causal softmax. Lay them side by side, the prompts
-# first. There may be fewer queries than words (s < t): they are the last ones.
+# tanh(gate) of the head, then the tokens' causal softmax. Lay them side by side, the prompts
+# first. There may be fewer queries than tokens (s < t): they are the last ones.
 #
 # <details><summary>Hint 1: direction</summary>
 #
@@ -394,7 +442,7 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # </details>
 # <details><summary>Hint 2: axes</summary>
 #
-# The gate has the axis `h`. Prompts' weights are `b h s p`, words' weights `b h s t`. They are
+# The gate has the axis `h`. Prompts' weights are `b h s p`, tokens' weights `b h s t`. They are
 # joined along the last axis.
 #
 # </details>
@@ -405,13 +453,13 @@ for name, gate in (("closed", torch.zeros(9)), ("open, 0.5", torch.full((9,), 0.
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def gated_attention_weights(
     scores_bhsp: Float[Tensor, "b h s p"],
     scores_bhst: Float[Tensor, "b h s t"],
     gate: Float[Tensor, "h"],
 ) -> Float[Tensor, "b h s pt"]:
-    """Equation 7: [softmax(prompt scores) * tanh(gate), causal softmax(word scores)]."""
+    """Equation 7: [softmax(prompt scores) * tanh(gate), causal softmax(token scores)]."""
     ### BEGIN SOLUTION
     # ~ opening = ...
     opening = rearrange(torch.tanh(gate), "h -> h 1 1")
@@ -431,58 +479,58 @@ def gated_attention_weights(
     p=[7, 2, 5],
 )
 def _(b, h, s, t, p):
-    for_prompts, for_words, gate = torch.randn(b, h, s, p), torch.randn(b, h, s, t), torch.randn(h)
+    for_prompts, for_tokens, gate = torch.randn(b, h, s, p), torch.randn(b, h, s, t), torch.randn(h)
 
     right = torch.zeros(b, h, s, p + t)  # head after head, query after query
     for head in range(h):
         right[:, head, :, :p] = math.tanh(gate[head]) * for_prompts[:, head].softmax(-1)
         for i in range(s):
             seen = slice(t - s + i + 1)
-            right[:, head, i, p:][..., seen] = for_words[:, head, i, seen].softmax(-1)
+            right[:, head, i, p:][..., seen] = for_tokens[:, head, i, seen].softmax(-1)
 
     opening = rearrange(gate.tanh(), "h -> h 1 1")
-    alone, words = for_prompts.softmax(-1), right[..., p:]  # not gated
-    joint = causal_softmax(torch.cat([for_prompts, for_words], -1))
-    first = for_words.masked_fill(torch.ones(s, t).tril() == 0, float("-inf")).softmax(-1)
+    alone, tokens = for_prompts.softmax(-1), right[..., p:]  # not gated
+    joint = causal_softmax(torch.cat([for_prompts, for_tokens], -1))
+    first = for_tokens.masked_fill(torch.ones(s, t).tril() == 0, float("-inf")).softmax(-1)
     mistakes = {
         "the gate should multiply the softmax, not the scores": [
             (opening * for_prompts).softmax(-1),
-            words,
+            tokens,
         ],
         "this is one softmax over both; take two": [joint],
         "this is one softmax over both; take two before the gate comes in": [
             opening * joint[..., :p],
             joint[..., p:],
         ],
-        "the gate is for the prompts only; words keep their weights": [
+        "the gate is for the prompts only; tokens keep their weights": [
             opening * alone,
-            opening * words,
+            opening * tokens,
         ],
-        "the gate is for the prompts, not for the words": [alone, opening * words],
-        "the gate is not used": [alone, words],
+        "the gate is for the prompts, not for the tokens": [alone, opening * tokens],
+        "the gate is not used": [alone, tokens],
         "the tanh is missing: the prompts are as loud as the bare gate": [
             gate[:, None, None] * alone,
-            words,
+            tokens,
         ],
-        "words see later words: use causal_softmax": [opening * alone, for_words.softmax(-1)],
+        "tokens see later tokens: use causal_softmax": [opening * alone, for_tokens.softmax(-1)],
         "prompts have no causal mask: use a plain softmax": [
             opening * causal_softmax(for_prompts),
-            words,
+            tokens,
         ],
-        "the prompts' softmax is missing": [opening * for_prompts, words],
-        "put the prompts first": [words, opening * alone],
-        f"the {s} queries are the last of the {t} words, not the first": [opening * alone, first],
+        "the prompts' softmax is missing": [opening * for_prompts, tokens],
+        "put the prompts first": [tokens, opening * alone],
+        f"the {s} queries are the last of the {t} tokens, not the first": [opening * alone, first],
         "leave the sum as it is: the weights add up to 1 + tanh(gate)": [
             right / right.sum(-1, keepdim=True)
         ],
     }
     values = {sentence: torch.cat(parts, dim=-1) for sentence, parts in mistakes.items()}
     mistakes = {sentence: x for sentence, x in values.items() if not torch.allclose(x, right)}
-    mine = gated_attention_weights(for_prompts, for_words, gate)
+    mine = gated_attention_weights(for_prompts, for_tokens, gate)
     assert_close(mine, right, "b h s n", mistakes=mistakes)
-    assert_gradients(gated_attention_weights, for_prompts, for_words, gate)
+    assert_gradients(gated_attention_weights, for_prompts, for_tokens, gate)
     what = "with closed gates"
-    assert_gradients(gated_attention_weights, for_prompts, for_words, 0 * gate, what=what)
+    assert_gradients(gated_attention_weights, for_prompts, for_tokens, 0 * gate, what=what)
 
 
 # %% [raw] tags=["wrong"] says="not the scores"
@@ -517,6 +565,14 @@ def gated_attention_weights(scores_bhsp, scores_bhst, gate):
     return weights / weights.sum(dim=-1, keepdim=True)
 """
 
+# %% [raw] tags=["wrong"] says="the tanh is missing"
+"""
+def gated_attention_weights(scores_bhsp, scores_bhst, gate):
+    opening = rearrange(gate, "h -> h 1 1")
+    of_prompts = opening * scores_bhsp.softmax(dim=-1)
+    return torch.cat([of_prompts, causal_softmax(scores_bhst)], dim=-1)
+"""
+
 # %% [raw] tags=["right"]
 """
 def gated_attention_weights(scores_bhsp, scores_bhst, gate):
@@ -527,41 +583,41 @@ def gated_attention_weights(scores_bhsp, scores_bhst, gate):
 # %% [raw] tags=["right"]
 """
 def gated_attention_weights(scores_bhsp, scores_bhst, gate):
-    n_queries, n_words = scores_bhst.shape[-2:]
-    later = torch.ones(n_queries, n_words).triu(n_words - n_queries + 1).bool()
-    words = scores_bhst.masked_fill(later, -torch.inf).softmax(-1)
+    n_queries, n_tokens = scores_bhst.shape[-2:]
+    later = torch.ones(n_queries, n_tokens).triu(n_tokens - n_queries + 1).bool()
+    tokens = scores_bhst.masked_fill(later, -torch.inf).softmax(-1)
     prompts = torch.softmax(scores_bhsp, -1) * torch.tanh(gate).view(-1, 1, 1)
-    return torch.cat([prompts, words], -1)
+    return torch.cat([prompts, tokens], -1)
 """
 
 # %%
-# alt: A bar for each of nine heads: the words' weights reach up to 1 in all heads; the prompts' weights are added on top or taken away, so that the sum is 1 plus tanh of the gate.
+# alt: A bar for each of nine heads: the tokens' weights reach up to 1 in all heads; the prompts' weights are added on top or taken away, so that the sum is 1 plus tanh of the gate.
 gate = torch.linspace(-2, 2, 9)
-word_scores = attention_scores(query, repeat_kv_heads(key, 3))
-weights = gated_attention_weights(prompt_scores(query, prompt_key), word_scores, gate)
-of_prompts, of_words = (
+token_scores = attention_scores(query, repeat_kv_heads(key, 3))
+weights = gated_attention_weights(prompt_scores(query, prompt_key), token_scores, gate)
+of_prompts, of_tokens = (
     part[0, :, -1].sum(dim=-1).numpy() for part in weights.split([10, key.shape[2]], -1)
 )
 
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
-ax.bar(head, of_words, width=0.7, color=BLUE, label="words: always 1")
-ax.bar(head, of_prompts, width=0.45, bottom=of_words, color=ORANGE, hatch="//", label="prompts")
-ax.plot(head, of_words + of_prompts, "k_", ms=26, mew=2.5, label="sum: 1 + tanh(gate)")
+ax.bar(head, of_tokens, width=0.7, color=BLUE, label="tokens: always 1")
+ax.bar(head, of_prompts, width=0.45, bottom=of_tokens, color=ORANGE, hatch="//", label="prompts")
+ax.plot(head, of_tokens + of_prompts, "k_", ms=26, mew=2.5, label="sum: 1 + tanh(gate)")
 ax.set_xticks(head, [f"{g:.1f}" for g in gate])
-ax.set(xlabel="gate of the head", ylabel="sum of the last word's weights", ylim=(0, 2.6))
+ax.set(xlabel="gate of the head", ylabel="sum of the last token's weights", ylim=(0, 2.6))
 ax.legend(frameon=False, ncols=3, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# The words keep their 1, in all heads. The prompts come on top: an opening of 0.76 gives them
-# three quarters as much to say as all the words together. Below zero they take something away. So
+# The tokens keep their 1, in all heads. The prompts come on top: an opening of 0.76 gives them
+# three quarters as much to say as all the tokens together. Below zero they take something away. So
 # weights no longer sum to 1, but to **1 + tanh(gate)**. Nothing in a transformer needs them to.
 #
 # Side by side, or added? People have asked whether the paper's equation and code that *adds* the
 # prompts' part are the same (LLaMA-Adapter, issue 47). You have both.
 
 # %%
-heads_value = torch.cat(  # the values of prompts and words, side by side too
+heads_value = torch.cat(  # the values of prompts and tokens, side by side too
     [repeat(prompt_value, "g p d -> 1 (g r) p d", r=3), repeat_kv_heads(value, 3)], dim=2
 )
 side_by_side = einsum(weights, heads_value, "b h s pt, b h pt d -> b h s d")
@@ -803,7 +859,7 @@ class GatedPrompts(nn.Module):
 """
 
 # %% [markdown]
-# Your module goes into the real Llama. At the start of this lesson the library put its own
+# Your module goes into the Llama. At the start of this lesson the library put its own
 # prompts into each attention layer. Yours take their place, in all 30 layers. (How it hooks into
 # the attention is lesson 06.)
 
@@ -872,14 +928,14 @@ def gets_gradient(prompts_are_zero: bool, gate_is_zero: bool) -> dict[str, bool]
 # %% tags=["check"]
 @check("4.4", "gets_gradient")
 def _():
-    key_proj, value_proj = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
+    key_layer, value_layer = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
     some_query, push = torch.randn(2, 12, 5, 8), torch.randn(2, 12, 5, 8)
     for prompts_are_zero in (False, True):
         for gate_is_zero in (False, True):
             module = GatedPrompts(7, 40, 12)
             nn.init.normal_(module.prompts, std=not prompts_are_zero)
             nn.init.normal_(module.gate, std=not gate_is_zero)
-            keys_values = prompt_keys_values(module.prompts, key_proj, value_proj, 8)
+            keys_values = prompt_keys_values(module.prompts, key_layer, value_layer, 8)
             (push * module(some_query, *keys_values)).sum().backward()
             measured = {n: bool(p.grad.abs().max() > 0) for n, p in module.named_parameters()}
 
@@ -938,7 +994,7 @@ def gets_gradient(prompts_are_zero, gate_is_zero):
 """
 
 # %% [markdown]
-# Now the real Llama. Six steps of training, on the same four commands. (It learns them by heart.
+# Now the whole Llama. Six steps of training, on the same four commands. (It learns them by heart.
 # Real training comes later.) After each backward pass, take the length of the gradient: of all
 # gates together, and of all prompts together.
 
@@ -1023,6 +1079,13 @@ for name, keep in (
 # One start is left: zero gate *and* zero prompts. It is the frozen model too. So why not? We take a
 # fresh optimizer: the one above is still moving from its six steps.
 
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "All gates and prompts are zero. One step at rate 0.01: how large is the largest of them now?",
+    options=["exactly 0", "about 0.01", "about 1"],
+    mine=...,
+)
+
 # %%
 for module in mine.values():
     nn.init.zeros_(module.prompts)
@@ -1035,6 +1098,9 @@ largest = max(parameter.abs().max().item() for parameter in (*gates, *all_prompt
 print("gradient of the gates:  ", gradient_length(gates))
 print("gradient of the prompts:", gradient_length(all_prompts))
 print("largest number after the step:", largest)
+
+# %% tags=["nbval-ignore-output"]
+guess.compare("exactly 0" if largest == 0 else "about 0.01" if largest < 0.1 else "about 1")
 
 # %% [markdown]
 # All zero. The step changed nothing, so the next gradients are zero again, and so on for ever.
@@ -1067,11 +1133,11 @@ print("largest number after the step:", largest)
 # </details>
 #
 # 2. Lesson 03's prompts did harm in another way too: in one joint softmax they took weight from
-#    the words. Would a gate of zero have helped there?
+#    the tokens. Would a gate of zero have helped there?
 #
 # <details><summary>Answer</summary>
 #
-# No. The words would have lost their weight to the prompts before the gate closed. The words'
+# No. The tokens would have lost their weight to the prompts before the gate closed. The tokens'
 # weights would sum to less than 1, and the Llama would not be the frozen one. The gate needs the
 # two softmaxes.
 #

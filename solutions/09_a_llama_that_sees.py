@@ -470,7 +470,7 @@ def _(b, g):
     # b rows, p=5 prompts, m=14, g key/value heads of d=4
     projections = nn.Linear(14, 4 * g), nn.Linear(14, 4 * g)
     of_layer = partial(
-        prompt_keys_values, key_proj=projections[0], value_proj=projections[1], head_dim=4
+        prompt_keys_values, key_layer=projections[0], value_layer=projections[1], head_dim=4
     )
     prompts = torch.randn(b, 5, 14)
     mine = unpacked(image_keys_values(prompts, of_layer), "the keys", "the values")
@@ -507,7 +507,7 @@ def _(b, g):
     assert_results(mine, expected, "b g p d", mistakes=mistakes)
     assert_gradients(image_keys_values, prompts, of_layer)
     others = nn.Linear(14, 4 * g), nn.Linear(14, 4 * g)
-    again = partial(prompt_keys_values, key_proj=others[0], value_proj=others[1], head_dim=4)
+    again = partial(prompt_keys_values, key_layer=others[0], value_layer=others[1], head_dim=4)
     rights = [torch.stack(rows) for rows in zip(*map(again, prompts), strict=True)]
     expected = {"the keys": rights[0], "the values": rights[1]}
     what = "of another layer"
@@ -762,7 +762,7 @@ of_repeat = predict(
 torch.manual_seed(0)
 attention = llama.model.layers[29].self_attn
 of_layer = partial(
-    prompt_keys_values, key_proj=attention.k_proj, value_proj=attention.v_proj, head_dim=64
+    prompt_keys_values, key_layer=attention.k_proj, value_layer=attention.v_proj, head_dim=64
 )
 prompt = AdaptionPrompt(10, 576, 9)
 nn.init.constant_(prompt.gate, 0.5)

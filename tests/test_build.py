@@ -41,10 +41,21 @@ def test_building_writes_what_learners_open():
     assert "BEGIN SOLUTION" not in text
     assert "x.chunk(n_heads" not in text  # the answers stay in the master
     assert "    # YOUR CODE HERE\n    x_bhsd = ...\n    raise NotImplementedError" in text
-    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, 12))
-    assert "image/png" in code_cells(notebook)[7].outputs[0].data
-    assert code_cells(notebook)[7].outputs[0].metadata["image/png"]["alt"].startswith("A line")
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, 13))
+    assert "image/png" in code_cells(notebook)[8].outputs[0].data
+    assert code_cells(notebook)[8].outputs[0].metadata["image/png"]["alt"].startswith("A line")
     assert len(re.findall(r'<img alt="[^"<]+" src="data:image/svg\+xml;base64,\w+', text)) == 2
+
+
+def test_an_unsolved_notebook_looks_unsolved(heads):
+    notebook = course.committed(heads, course.built_fixture())
+    shown = [cell.outputs for cell in notebook.cells if "check" in cell.metadata.get("tags", [])]
+    texts = ["".join(output.text for output in outputs) for outputs in shown]
+    assert texts == [
+        "○ exercise 90.1 split_heads: open\n",
+        "○ exercise 90.2 double, halve: open\n",
+        "○ exercise 90.3 Gate: open\n",
+    ]
 
 
 def test_building_twice_gives_the_same_bytes(tmp_path):
@@ -64,7 +75,7 @@ def test_the_reference_module_copies_or_imports_the_solutions(heads):
     exec(text.replace("from fixture_library", "from tests.lessons_fixture.fixture_library"), module)
     assert module["EXERCISES"] == {"90.1": "split_heads", "90.2": "double, halve", "90.3": "Gate"}
     assert module["double"](2) == 4
-    assert "def split_heads" not in text
+    assert "\ndef split_heads" not in text
     assert "matplotlib" not in text
 
 
@@ -238,7 +249,8 @@ def test_a_wrong_file_name_is_refused(tmp_path):
 
 def test_an_answer_that_differs_from_the_library_is_refused(tmp_path, heads):
     shutil.copytree(heads.path.parent / "figures", tmp_path / "solutions" / "figures")
-    text = heads.path.read_text(encoding="utf-8").replace(
+    text = heads.path.read_text(encoding="utf-8").replace(" assemble=true", "")
+    text = text.replace(
         'rearrange(x, "b s (h d) -> b h s d", h=n_heads)\n    ### END',
         'rearrange(x, "b s (g d) -> b g s d", g=n_heads)\n    ### END',
     )
@@ -269,7 +281,7 @@ OUTPUTS = {
 @pytest.mark.parametrize(("outputs", "reason"), OUTPUTS.values(), ids=OUTPUTS)
 def test_an_output_that_must_not_be_stored_is_refused(heads, outputs, reason):
     notebook = make_notebook(heads)
-    code_cells(notebook)[4].outputs = outputs
+    code_cells(notebook)[5].outputs = outputs
     with pytest.raises(MasterError, match=r"90_heads.py, cell 12 \(torch.manual_seed") as error:
         clean_outputs(heads, notebook)
     assert reason in str(error.value)
@@ -277,15 +289,15 @@ def test_an_output_that_must_not_be_stored_is_refused(heads, outputs, reason):
 
 def test_several_pictures_in_a_cell_are_refused(heads):
     notebook = make_notebook(heads)
-    code_cells(notebook)[7].outputs = [PICTURE, PICTURE]
+    code_cells(notebook)[8].outputs = [PICTURE, PICTURE]
     with pytest.raises(MasterError, match="draws several pictures"):
         clean_outputs(heads, notebook)
 
 
 def test_output_in_pieces_is_stored_as_one(heads):
     notebook = make_notebook(heads)
-    code_cells(notebook)[4].outputs = [new_output("stream", text=text) for text in ("a", "b\n")]
-    [output] = code_cells(clean_outputs(heads, notebook))[4].outputs
+    code_cells(notebook)[5].outputs = [new_output("stream", text=text) for text in ("a", "b\n")]
+    [output] = code_cells(clean_outputs(heads, notebook))[5].outputs
     assert output.text == "ab\n"
 
 
@@ -333,6 +345,10 @@ STALE = {
     "kernel": (lambda nb: nb.metadata.update(kernelspec={"name": "x"}), "the notebook's metadata"),
     "fewer cells": (lambda nb: nb.cells.pop(), "7 cells, its master gives 8"),
     "no output": (lambda nb: nb.cells[1].update(execution_count=None), "code cell 1 lacks"),
+    "a check that looks solved": (
+        lambda nb: nb.cells[6].outputs[0].update(text="✓ exercise 91.1 add_one: solved\n"),
+        "outputs differ",
+    ),
     "stderr": (
         lambda nb: nb.cells[1].outputs.append(new_output("stream", name="stderr", text="x")),
         "code cell 1 holds an error or stderr",

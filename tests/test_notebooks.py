@@ -6,19 +6,22 @@ each check is given the open exercise and every listed answer, without a kernel.
 """
 
 import copy
+import string
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import course
 import nbformat
 import pytest
 
-from llama_adapter_edu.course import reference
+from llama_adapter_edu.course import assembly, reference
 from llama_adapter_edu.course.checks.checker import CheckFailed
 from tools import build, names
 from tools.lesson import Exercise, Lesson
 from tools.master import read_lesson
 from tools.notebook import make_notebook
+from tools.pieces import puzzle
 from tools.regions import solve
 
 OLD_RED_OUTPUT = {
@@ -186,7 +189,27 @@ def judge_answers(lesson: Lesson, exercise: Exercise, notebook: dict) -> list[st
         found = message(answer)
         if found != expected and not (expected and found and expected in found):
             problems.append(f"{exercise.id}: {kind}, expected {expected!r}, got {found}\n{answer}")
+    for answer, right in assembled(lesson, exercise):
+        try:
+            found = message(answer)
+        except Exception as error:  # the cell itself stops
+            found = repr(error)
+        if right != (found is None):
+            problems.append(f"{exercise.id}: assembled, right is {right}, but {found}\n{answer}")
     return problems
+
+
+def assembled(lesson: Lesson, exercise: Exercise) -> Iterator[tuple[str, bool]]:
+    """Orders of the assemble form that are right, and those with two neighbours swapped."""
+    if not exercise.assemble:
+        return
+    found = puzzle(lesson, exercise)
+    texts = dict(zip(string.ascii_uppercase, (text for text, _ in found["pieces"]), strict=False))
+    orders = found["orders"]
+    swapped = {o[:i] + o[i + 1] + o[i] + o[i + 2 :] for o in orders[:2] for i in range(len(o) - 1)}
+    for order in [*orders[:6], *sorted(swapped - set(orders))]:
+        code = assembly.whole([texts[letter] for letter in order], found["around"])
+        yield code, order in orders
 
 
 def test_committed_files_match_the_masters(lesson, root, capsys):

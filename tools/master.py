@@ -6,14 +6,15 @@ from pathlib import Path
 
 import jupytext
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
-from tools import code_rules, names, text_rules
+from tools import code_rules, names, pieces, text_rules
 from tools.colab import read_settings, setup_cell
 from tools.lesson import Exercise, Lesson, MasterError
 from tools.regions import blank, solve
 
 TAGS = {"card", "exercise", "check", "wrong", "right", "nbval-ignore-output", "nbval-skip"}
-METADATA = {"tags", "library", "says"}
+METADATA = {"tags", "library", "says", "assemble"}
 FROM_JUPYTEXT = {"cell_marker", "lines_to_next_cell", "lines_to_end_of_cell_marker"}
 FILE_NAME = re.compile(r"(\d\d)_[a-z0-9_]+\.py")
 
@@ -33,7 +34,7 @@ def read_lesson(path: Path) -> Lesson:
     reader = _Reader(Lesson(path, int(file_name[1]), [], [], settings))
     for number, cell in enumerate(jupytext.reads(text, fmt="py:percent").cells, start=1):
         reader.read(number, cell)
-    for rule in (_alone, text_rules.headings, code_rules.answers):
+    for rule in (_alone, text_rules.headings, code_rules.answers, _unfit):
         for cell, reason in rule(reader.lesson):
             raise MasterError(path, reason, cell)
     return reader.lesson
@@ -89,26 +90,39 @@ class _Reader:
         if stub == self.cell.source:
             self._refuse("an exercise has a region from ### BEGIN SOLUTION to ### END SOLUTION")
         self._refuse_if(code_rules.signatures(solved))
+        if self.cell.metadata.get("assemble"):
+            self._add_assembly()
+
+    def _add_assembly(self) -> None:
+        """Between an exercise and its card."""
+        card = text_rules.CARD_TITLE.match(self.lesson.cells[-2].source)
+        source = pieces.CELL.format(id=card["id"] if card else "")
+        cell = new_code_cell(source)
+        cell.number, cell.tags = self.cell.number, ["nbval-ignore-output"]
+        self.lesson.cells.insert(-1, cell)
 
     def _read_check(self) -> None:
         called = code_rules.check_call(self.cell.source)
         if not called:
             self._refuse('a check is one function under `@check("1.2", "name")` and nothing else')
         here = len(self.lesson.cells) - 1
-        before = self.lesson.cells[max(0, here - 2) : here]
-        if len(before) < 2 or "exercise" not in before[1].tags:
+        code = self.lesson.cells[here - 1]
+        if here < 1 or "exercise" not in code.tags:
             self._refuse("a check directly follows its exercise")
-        card, code = before
-        if "card" not in card.tags:
+        assemble = bool(code.metadata.get("assemble"))
+        card_at = here - 2 - assemble
+        if card_at < 0 or "card" not in self.lesson.cells[card_at].tags:
             self._refuse("an exercise directly follows its card")
+        card = self.lesson.cells[card_at]
         exercise_id, *exercise_names = called
         self._refuse_if(self._wrong_id(exercise_id, card.source))
         defined = code_rules.definitions(solve(code.source))
         if set(defined) != set(exercise_names):
             self._refuse(f"the exercise defines {defined}, its check names {exercise_names}")
         library = code.metadata.get("library")
-        cells = (here - 2, here - 1, here)
-        self.lesson.exercises.append(Exercise(exercise_id, tuple(exercise_names), *cells, library))
+        cells = (card_at, here - 1, here)
+        exercise = Exercise(exercise_id, tuple(exercise_names), *cells, library, assemble)
+        self.lesson.exercises.append(exercise)
 
     def _wrong_id(self, exercise_id: str, card: str) -> str | None:
         expected = f"{self.lesson.number}.{len(self.lesson.exercises) + 1}"
@@ -155,3 +169,13 @@ def _alone(lesson: Lesson) -> Iterator[tuple[NotebookNode, str]]:
         for number, cell in enumerate(lesson.cells):
             if tag in cell.tags and number not in known:
                 yield cell, f"the {tag} is not followed directly by its {follower}"
+
+
+def _unfit(lesson: Lesson) -> Iterator[tuple[NotebookNode, str]]:
+    """Exercises that cannot be cut into pieces, although their master says so."""
+    for exercise in lesson.exercises:
+        try:
+            if exercise.assemble:
+                pieces.puzzle(lesson, exercise)
+        except ValueError as error:
+            yield lesson.cells[exercise.code], str(error)

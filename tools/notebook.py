@@ -9,19 +9,23 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from llama_adapter_edu.course import assembly, boxes
+from tools import pieces
 from tools.colab import badge, machine
 from tools.lesson import Lesson
 from tools.regions import blank
 from tools.text_rules import IMAGE, PICTURE_KINDS
 
+OPEN = "○ exercise {} {}: open\n"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
 def make_notebook(lesson: Lesson, answers: Mapping[str, str] | None = None) -> NotebookNode:
     """The lesson's notebook without output; `answers` maps exercise ids to the cell's source."""
     exercises = {exercise.code: exercise.id for exercise in lesson.exercises}
+    opened = open_outputs(lesson)
     cells, ids = [], Counter()
     for number, cell in enumerate(lesson.cells):
         if cell.cell_type == "markdown":
@@ -32,6 +36,7 @@ def make_notebook(lesson: Lesson, answers: Mapping[str, str] | None = None) -> N
         cell_id = _content_id(source, ids)
         source = (answers or {}).get(exercises.get(number), source)
         cells.append(make(source, id=cell_id, metadata=_metadata(cell.tags)))
+        cells[-1].update({"outputs": opened[number]} if number in opened else {})
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     metadata |= machine(lesson.settings, lesson.number)
     return new_notebook(cells=cells, metadata=metadata, nbformat_minor=5)
@@ -59,10 +64,27 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def open_outputs(lesson: Lesson) -> dict[int, list[NotebookNode]]:
+    """{cell: outputs} of checks and assemble forms in a notebook where nothing is solved yet."""
+    found = {}
+    for exercise in lesson.exercises:
+        text = OPEN.format(exercise.id, ", ".join(exercise.names))
+        found[exercise.check] = [new_output("stream", name="stdout", text=text)]
+        if exercise.assemble:
+            shown = assembly.lines_and(
+                assembly.SAYS["start"], exercise.id, pieces.puzzle(lesson, exercise)
+            )
+            found[exercise.code - 1] = [new_output("display_data", boxes.data(*shown))]
+    return found
+
+
 def copy_output(source: NotebookNode, target: NotebookNode) -> None:
-    """Give the target's cells the outputs and counts of the same lesson's run in `source`."""
+    """Give the target's cells the outputs and counts of the same lesson's run in `source`.
+
+    What `open_outputs` gave them stays.
+    """
     for ran, cell in zip(code_cells(source), code_cells(target), strict=True):
-        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+        cell.outputs, cell.execution_count = cell.outputs or ran.outputs, ran.execution_count
 
 
 def write_text(notebook: NotebookNode) -> str:

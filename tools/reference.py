@@ -13,6 +13,7 @@ from llama_adapter_edu.course.progress.exercises import cell_digest
 from tools import names
 from tools.code_rules import normal_form
 from tools.lesson import Exercise, Lesson, MasterError
+from tools.pieces import puzzle
 from tools.regions import blank
 
 HEADER = '''"""Solutions of lesson {number:02d}: what a failed check falls back to.
@@ -27,6 +28,7 @@ STUBS = {stubs}
 GIVEN = {given}
 CELLS = {cells}
 CHECKS = {checks}
+PUZZLES = {puzzles}
 '''
 
 
@@ -45,6 +47,7 @@ def reference_text(lesson: Lesson, root: Path) -> str:
         file=lesson.path.name,
         exercises=exercises,
         checks=checks,
+        puzzles={e.id: puzzle(lesson, e) for e in lesson.exercises if e.assemble},
         stubs={e.id: _stub(lesson, e) for e in lesson.exercises},
         given=_given_values(lesson),
         cells=tuple(cell_digest(cell.source) for cell in _given_cells(lesson)),

@@ -1,3 +1,4 @@
+from .assembly import assemble as assemble
 from .checks.asserts import assert_close as assert_close
 from .checks.asserts import assert_results as assert_results
 from .checks.asserts import assert_shape as assert_shape

@@ -1,20 +1,16 @@
 """Predict, then measure: a prediction is written down, kept, and shown beside what came out."""
 
-import html
 import math
 import numbers
-import re
-import sys
 from collections.abc import Iterator, Sequence
 
-from llama_adapter_edu.course.progress.tables import printable
+from llama_adapter_edu.course.boxes import marked, show
 
 BLANK = "Write your prediction in place of `...`, then run this cell."
 KEPT = "Kept. Now run on."
 NONE = "none was written down"
 SAME = "As you predicted."
 OTHER = "Not what you predicted. What makes the difference?"
-STYLE = "border-left: 6px solid #5c6bc0; padding: 0.4em 0.8em"
 
 
 class predict:
@@ -115,16 +111,8 @@ def _side(mine: float, outcome: float) -> str:
 
 
 def _show(question: str, options: list[str], rows: list[tuple[str, str]], says: str) -> None:
-    ipython = sys.modules.get("IPython")
-    kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)
     text = "\n".join(_lines(question, options, rows, says))
-    if kernel is None:
-        print(printable(text, sys.stdout.encoding))
-        return
-    from IPython.display import display
-
-    box = "".join(_box(question, options, rows, says))
-    display({"text/html": f'<div style="{STYLE}">{box}</div>', "text/plain": text}, raw=True)
+    show(text, "".join(_box(question, options, rows, says)))
 
 
 def _lines(question: str, options: list[str], rows: list, says: str) -> Iterator[str]:
@@ -138,16 +126,12 @@ def _lines(question: str, options: list[str], rows: list, says: str) -> Iterator
 
 def _box(question: str, options: list[str], rows: list, says: str) -> Iterator[str]:
     """The same as HTML: the options as a list, prediction and outcome side by side."""
-    yield f"<p><strong>Prediction:</strong> {_marked(question)}</p>"
+    yield f"<p><strong>Prediction:</strong> {marked(question)}</p>"
     if options:
-        yield f"<ol>{''.join(f'<li>{_marked(option)}</li>' for option in options)}</ol>"
+        yield f"<ol>{''.join(f'<li>{marked(option)}</li>' for option in options)}</ol>"
     if rows:
         names = "".join(f'<th scope="col">{name}</th>' for name, _ in rows)
-        values = "".join(f"<td>{_marked(value)}</td>" for _, value in rows)
+        values = "".join(f"<td>{marked(value)}</td>" for _, value in rows)
         yield f"<table><tr>{names}</tr><tr>{values}</tr></table>"
     if says:
-        yield f"<p>{_marked(says)}</p>"
-
-
-def _marked(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+        yield f"<p>{marked(says)}</p>"

@@ -26,14 +26,14 @@ Projection = Callable[[Tensor], Tensor]
 
 
 def prompt_keys_values(
-    prompts: Float[Tensor, "p m"], key_proj: Projection, value_proj: Projection, head_dim: int
+    prompts: Float[Tensor, "p m"], key_layer: Projection, value_layer: Projection, head_dim: int
 ) -> tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]:
     """Keys and values of the prompts, from the layer's own frozen projections (eq. 3 and 4).
 
     Prompts have no position, so no rotary embedding is applied.
     """
-    key = rearrange(key_proj(prompts), "p (g d) -> g p d", d=head_dim)
-    value = rearrange(value_proj(prompts), "p (g d) -> g p d", d=head_dim)
+    key = rearrange(key_layer(prompts), "p (g d) -> g p d", d=head_dim)
+    value = rearrange(value_layer(prompts), "p (g d) -> g p d", d=head_dim)
     return key, value
 
 

@@ -7,6 +7,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from tools.lesson import Lesson
+from tools.site import assembling
 
 SOLUTION = """<details class="solution"><summary>Solution of exercise {id}</summary>
 
@@ -31,7 +32,8 @@ def lesson_page(lesson: Lesson, notebook: NotebookNode) -> NotebookNode:
     answers = iter(lesson.exercises)
     page.cells = []
     for cell in notebook.cells:
-        page.cells.append(copy.deepcopy(cell))
+        buttons = assembling.form(lesson, cell.source)
+        page.cells.append(new_markdown_cell(buttons) if buttons else copy.deepcopy(cell))
         if "exercise" in cell.metadata.get("tags", []):
             page.cells.append(_solution(lesson, next(answers, None)))
     if next(answers, None):

@@ -33,6 +33,12 @@ def own_checks(lesson: int) -> dict[str, str]:
     return _constant(lesson, "CHECKS") or {}
 
 
+def puzzle(exercise: str) -> dict | None:
+    """The exercise as pieces to put in order; None where the course has none."""
+    number = exercise.split(".")[0]
+    return (_constant(int(number), "PUZZLES") or {}).get(exercise) if number.isdigit() else None
+
+
 def is_open(check: Check, sources: Collection[str]) -> bool | None:
     """Whether an exercise's definitions are as they were given; None where that is not known."""
     stub = (_constant(lesson_of(check), "STUBS") or {}).get(check[0])

@@ -41,7 +41,7 @@ from llama_adapter_edu.course import assert_close, assert_shape, check
 # </details>
 
 
-# %% tags=["exercise"] library="fixture_library"
+# %% tags=["exercise"] library="fixture_library" assemble=true
 def split_heads(x: Float[Tensor, "b s hd"], n_heads: int) -> Float[Tensor, "b h s d"]:
     """Cut the last axis into heads."""
     ### BEGIN SOLUTION
@@ -76,7 +76,7 @@ def split_heads(x, n_heads):
 # %% [raw] tags=["wrong"] says="changes its input x in place"
 """
 def split_heads(x, n_heads):
-    x += 0
+    x += 1
     return rearrange(x, "b s (h d) -> b h s d", h=n_heads)
 """
 
