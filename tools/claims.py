@@ -132,15 +132,20 @@ def faults(by_hand: list[dict], found: list[dict]) -> Iterator[str]:
         if not any(_is_about(entry, n, e["text"]) for e in found for n in e["numbers"]):
             yield f"{entry}: the lesson has no such number"
         if "expression" in entry:
-            value = eval(
-                entry["expression"],
-                {"math": math, "result": result, "code": code, "record": record},
-            )
-            [quantity] = quantities(
-                f"{entry['number']} times" if entry["number"].isdigit() else entry["number"]
-            )
-            if not quantity.is_one_of([value]):
-                yield f"{entry['expression']} is {value}, not {entry['number']}"
+            yield from _recomputed(entry)
+
+
+def _recomputed(entry: dict) -> Iterator[str]:
+    names = {"math": math, "result": result, "record": record, "code": code}
+    text = entry["number"]
+    [quantity] = quantities(f"{text} times" if text.isdigit() else text)
+    try:
+        value = eval(entry["expression"], names)
+    except Exception as error:
+        yield f"{entry['expression']} stops: {error!r}"
+        return
+    if not quantity.is_one_of([value]):
+        yield f"{entry['expression']} is {value}, not {text}"
 
 
 def read(number: str) -> list[dict]:
