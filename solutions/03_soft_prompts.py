@@ -333,7 +333,7 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble="2134" library="llama_adapter_edu.method.gated_prompts"
 def prompt_scores(
     query: Float[Tensor, "b h s d"], prompt_key: Float[Tensor, "g p d"], scale: float | None = None
 ) -> Float[Tensor, "b h s p"]:
