@@ -794,6 +794,10 @@ def _(adapter_layers, adapter_len):
     attach(small, 0)
     left = list(prompts_of(small))
     assert not left, f"attached with 0 layers, layers {left} have prompts: use your top_layers"
+    none = small_llama()
+    attach(none, 0)
+    said = "with 0 layers nothing trains: freeze the base then, too"
+    assert not any(p.requires_grad for p in none.parameters()), said
     assert prompt.prompts.is_meta, "the prompts should be on the model's device: device=..."
     says = f"without adapter_len there are 10 prompts, not {len(prompt.prompts)}"
     assert len(prompt.prompts) == 10, says
@@ -1025,7 +1029,9 @@ def _(adapter_layers, adapter_len, norm_trains):
     assert_results(result, {"what trains": trains, "all": total}, mistakes=mistakes)
     with torch.device("meta"):
         away = small_llama()
-    expected, what = {"what trains": total - adapter, "all": total - adapter}, "on the meta device"
+        away.lm_head.weight = nn.Parameter(torch.empty(31, 24))  # now it has a matrix at each end
+    n_away = total - adapter + words
+    expected, what = {"what trains": n_away, "all": n_away}, "with two matrices, on the meta device"
     assert_results(count_parameters(away), expected, what=what)
 
 
@@ -1302,6 +1308,7 @@ def _(adapter_layers, adapter_len):
                 attached(5 - adapter_layers, adapter_len)
             ),
             "1 prompt in each layer": own(attached(adapter_layers, 1)),
+            "prompts in one long row": {k: x.flatten() for k, x in tensors.items()},
             "nothing in it": {},
             "one tensor too few": {k: x for k, x in tensors.items() if k != first},
             "one unknown name": {k.replace(first, "other"): x for k, x in tensors.items()},

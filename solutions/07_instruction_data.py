@@ -201,7 +201,7 @@ def encode_row(
     "7.1",
     "encode_row",
     instruction=["Say hello in French", "Begin with two empty lines", "Say nothing"],
-    output=["Bonjour", "\n\nBonjour, mes amis", ""],
+    output=["Bonjour", "\n\nBonjour, mes amis" + ", et encore" * 9, ""],
     eos_token=["<|im_end|>", "<|endoftext|>", "<|im_end|>"],
 )
 def _(instruction, output, eos_token):
@@ -477,6 +477,9 @@ def _(lengths, pad_token_id):
         )
         mistakes[says] = right.masked_fill(right == 9, IGNORE_INDEX)
     assert_close(batch["labels"], right, "b s", mistakes=mistakes, what="labels")
+
+    batch = collate(rows, pad_token_id=0)
+    assert_close(batch["input_ids"], padded(ids, 0), "b s", what="padded with 0, input_ids")
 
 
 # %% [raw] tags=["wrong"] says="a closing token is hidden"
@@ -861,7 +864,7 @@ def _():
     pairs = {
         "on": ("on", True),
         "on\n": ("on", True),
-        " 80": ("80 ", True),
+        " 80": ("  80 ", True),
         "8": ("80", False),
         "80 %": ("80", False),
         "8 0": ("80", False),
@@ -1100,6 +1103,9 @@ def _(n, test_share, n_test):
     alike = ["attic", "old attic", "cellar", "wine cellar"]
     for seed in range(5):
         sizes = [len(side) for side in group_split(alike, 0.5, seed)]
+        same = held_out_from(alike, seed) == held_out_from(alike[::-1], seed)
+        said = "the split depends on the order of the rows: sort the groups by name"
+        assert same, said
         assert sizes == [2, 2], (
             "'attic' is a part of 'old attic', and another group: compare whole names"
         )
