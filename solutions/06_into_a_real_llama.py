@@ -119,7 +119,7 @@ for count in (2, 1, 0):
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def top_layers(layers: Sequence, count: int) -> Sequence:
     """The topmost `count` of the layers, which are listed from the bottom up.
 
@@ -171,7 +171,7 @@ def _(n, count):
 """
 def top_layers(layers, count):
     if not 0 <= count <= len(layers):
-        raise ValueError(f"asked for {count} of {len(layers)} layers")
+        raise ValueError(f"asked for {count} layers, the model has {len(layers)}")
     return layers[-count:]
 """
 
@@ -179,7 +179,7 @@ def top_layers(layers, count):
 """
 def top_layers(layers, count):
     if not 0 <= count <= len(layers):
-        raise ValueError(f"asked for {count} of {len(layers)} layers")
+        raise ValueError(f"asked for {count} layers, the model has {len(layers)}")
     return layers[:count]
 """
 
@@ -248,7 +248,7 @@ sizes = [p.numel() for p in llama.parameters() if p.requires_grad]
 print(f"numbers that train: {sum(sizes):,}")
 
 # %% [markdown]
-# The module is there, but so far nobody calls it. And all of the 134 million numbers would train.
+# The module is there, but so far nobody calls it. And all of the 134.5 million numbers would train.
 # In LLaMA-Adapter only the new ones do.
 
 # %% [markdown] tags=["card"]
@@ -282,7 +282,7 @@ print(f"numbers that train: {sum(sizes):,}")
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def freeze_all_but_prompts(model: nn.Module) -> None:
     """Let the model's `AdaptionPrompt` modules train, and nothing else; in place."""
     ### BEGIN SOLUTION
@@ -324,6 +324,24 @@ def _(layers, before):
         )
         assert torch.equal(parameter, values[name]), f"the values of {name} have changed"
 
+
+# %% [raw] tags=["wrong"] says="but the prompts of 0 train"
+"""
+def freeze_all_but_prompts(model):
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, AdaptionPrompt):
+            module.requires_grad = True
+"""
+
+# %% [raw] tags=["wrong"] says="parameters of the base still train"
+"""
+def freeze_all_but_prompts(model):
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Module):
+            module.requires_grad_(True)
+"""
 
 # %% [raw] tags=["wrong"] says="parameters of the base still train"
 """

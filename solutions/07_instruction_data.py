@@ -1036,7 +1036,7 @@ print(f"\n{len(set(rooms))} rooms and {len(set(phrasings))} phrasings in {len(ro
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def group_split(
     groups: Sequence[str], test_share: float, seed: int = 0
 ) -> tuple[list[int], list[int]]:

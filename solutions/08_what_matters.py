@@ -523,7 +523,7 @@ assert min(quiet.values()) > 0.3 and max(quiet, key=quiet.get) == "init_std=0.02
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def paired_difference(changed: dict[int, float], default: dict[int, float]) -> tuple[float, float]:
     """Mean and standard error of changed - default, over the seeds that both have.
 
@@ -612,6 +612,20 @@ def _(lonely, last):
     what = "of two settings with a score of 0"
     assert_results(paired_difference(some, others), expected, mistakes=mistakes, what=what)
 
+
+# %% [raw] tags=["wrong"] says="take changed - default"
+"""
+def paired_difference(changed, default):
+    differences = [default[seed] - changed[seed] for seed in changed.keys() & default.keys()]
+    return mean_and_error(torch.tensor(differences))
+"""
+
+# %% [raw] tags=["wrong"] says="there is no entry"
+"""
+def paired_difference(changed, default):
+    differences = [changed[seed] - default[seed] for seed in changed.keys() | default.keys()]
+    return mean_and_error(torch.tensor(differences))
+"""
 
 # %% [raw] tags=["wrong"] says="take changed - default"
 """
@@ -1125,7 +1139,7 @@ print(f"the next smaller number in bfloat16: {1.5 - 2**-7:.4f}")
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def share_unmoved(numbers: Float[Tensor, "n"], step: float) -> float:
     """Share (0 to 1) of the numbers that, kept in bfloat16, a step of this size does not change."""
     ### BEGIN SOLUTION
@@ -1178,6 +1192,22 @@ def _(sign):
         )
         assert abs(found - right) < 1e-6, f"{numbers} and a step of {step:g}: {says}; got {found:g}"
 
+
+# %% [raw] tags=["wrong"] says="nothing is lost here"
+"""
+def share_unmoved(numbers, step):
+    before = numbers
+    after = (before - step).to(torch.bfloat16)
+    return (after == before).float().mean().item()
+"""
+
+# %% [raw] tags=["wrong"] says="this is the share that moves"
+"""
+def share_unmoved(numbers, step):
+    before = numbers.to(torch.bfloat16)
+    after = (before - step).to(torch.bfloat16)
+    return (after != before).float().mean().item()
+"""
 
 # %% [raw] tags=["wrong"] says="this is the share that moves"
 """
