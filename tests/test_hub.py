@@ -71,7 +71,7 @@ def test_other_kinds_of_adapters_and_their_cards(server, tiny, kind):
         said, numbers = "A LLaMA-Adapter V2 .*bias and scale of all", count_parameters(model)[0]
     push_to_hub(model, "me/my-adapter", data="x", base_model=BASE)
     card = server.repositories["me/my-adapter"]["README.md"].decode()
-    assert re.search(said, card) and f"It holds {numbers:,} numbers" in card
+    assert re.search(said, card, re.DOTALL) and f"It holds {numbers:,} numbers" in card
     assert torch.equal(logits(load_adapter(tiny(), "me/my-adapter")), logits(model))
 
 
