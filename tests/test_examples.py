@@ -86,3 +86,10 @@ def test_each_address_is_another_expert_of_one_llama(trained, fresh_llama, tmp_p
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_v2_learns_the_answers_and_the_cartridge_follows_the_reader(capsys):
+    answers = example("v2_and_cartridges").main(["--steps", "2"])
+    assert set(answers) == {"v2", "cartridge", "base"}
+    assert answers["v2"] != answers["base"]
+    assert "V2" in capsys.readouterr().out

@@ -12,6 +12,8 @@ import llama_adapter_edu
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
+    add_cartridge,
+    count_parameters,
     from_pretrained,
     load_adapter,
     load_llama,
@@ -52,6 +54,25 @@ def adapted(tiny):
 def logits(model):
     with torch.no_grad():
         return model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+
+
+@pytest.mark.parametrize("kind", ["v2", "v2 alone", "cartridge"])
+def test_other_kinds_of_adapters_and_their_cards(server, tiny, kind):
+    if kind == "cartridge":
+        model = add_cartridge(tiny(), torch.tensor([[5, 6, 7]]))
+        said, numbers = (
+            "A cartridge .*trained keys and\nvalues of 3 tokens in all 3",
+            3 * 2 * 3 * 16,
+        )
+    else:
+        length = 4 if kind == "v2" else 0
+        config = AdaptionPromptConfig(length, 2, bias_scale=True, norms=True)
+        model = add_adaption_prompts(tiny(), config)
+        said, numbers = "A LLaMA-Adapter V2 .*bias and scale of all", count_parameters(model)[0]
+    push_to_hub(model, "me/my-adapter", data="x", base_model=BASE)
+    card = server.repositories["me/my-adapter"]["README.md"].decode()
+    assert re.search(said, card, re.DOTALL) and f"It holds {numbers:,} numbers" in card
+    assert torch.equal(logits(load_adapter(tiny(), "me/my-adapter")), logits(model))
 
 
 @pytest.mark.parametrize("format", ["llama_adapter_edu", "peft", "litgpt"])

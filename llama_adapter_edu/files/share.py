@@ -7,14 +7,17 @@ load_adapter(model, "you/home-commands", "second")                   into a mode
 
 import os
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llama_adapter_edu.adapters.cartridge import cartridge_cache
 from llama_adapter_edu.adapters.choice import active_adapter
+from llama_adapter_edu.adapters.config import CartridgeConfig
+from llama_adapter_edu.adapters.manage import adapter_configs
 from llama_adapter_edu.base_models.load import load_llama
+from llama_adapter_edu.files.cartridge import CartridgeWeights
 from llama_adapter_edu.files.download import adapter_file, base_name, openable
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
 from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
@@ -67,7 +70,7 @@ def push_to_hub(
         raise ValueError("data should say what the adapter was trained on: an id or a sentence.")
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder, adapter_name, format, base_model=base_model)
-        weights = weights_of(model, adapter_name or active_adapter(model))
+        weights = _weights(model, adapter_name or active_adapter(model))
         card = model_card(weights, repo_id, base_model, data, format, license)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         with hub_errors(repo_id, "adapter", writing=True):
@@ -77,8 +80,38 @@ def push_to_hub(
     return str(done.commit_url)
 
 
+def _weights(model: PreTrainedModel, adapter_name: str) -> AdapterWeights | CartridgeWeights:
+    config = adapter_configs(model)[adapter_name]
+    if isinstance(config, CartridgeConfig):
+        return CartridgeWeights(config, cartridge_cache(model, adapter_name))
+    return weights_of(model, adapter_name)
+
+
+def _about(weights: AdapterWeights | CartridgeWeights) -> str:
+    """What an adapter is, and how many numbers it holds."""
+    if isinstance(weights, CartridgeWeights):
+        tensors = [part for pair in weights.cache.values() for part in pair]
+        tokens = weights.config.num_virtual_tokens
+        what = (
+            "A cartridge ([arXiv 2506.06266](https://arxiv.org/abs/2506.06266)): trained keys and\n"
+            f"values of {tokens} tokens in all {len(weights.cache)} layers."
+        )
+    else:
+        tensors = [*weights.prompts.values(), *weights.gates.values(), *weights.v2.values()]
+        parts = [f"gated soft prompts for the\ntopmost {len(weights.prompts)} layers"]
+        parts = parts if weights.prompts else []
+        parts += ["bias and scale of all linear layers"] if weights.config.bias_scale else []
+        parts += ["norms of its own"] if weights.config.norms else []
+        version = "2304.15010" if weights.v2 else "2303.16199"
+        name = "LLaMA-Adapter V2" if weights.v2 else "LLaMA-Adapter"
+        link = f"[arXiv {version}](https://arxiv.org/abs/{version})"
+        what = f"A {name} ({link}): {', '.join(parts)}."
+    numbers = sum(tensor.numel() for tensor in tensors)
+    return f"{what} It holds {numbers:,} numbers and nothing of its base model."
+
+
 def model_card(
-    weights: AdapterWeights,
+    weights: AdapterWeights | CartridgeWeights,
     repo_id: str,
     base_model: str,
     data: str,
@@ -101,17 +134,15 @@ def model_card(
         license=license,
         tags=["llama-adapter", "adaption-prompt"],
     )
-    config = asdict(weights.config)
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in config.items())
-    trained = sum(part.numel() for part in (*weights.prompts.values(), *weights.gates.values()))
+    settings = weights.config.settings().items()
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings)
     return f"""---
 {head.to_yaml()}
 ---
 
 # {repo_id.split("/")[1]}
 
-A LLaMA-Adapter ([arXiv 2303.16199](https://arxiv.org/abs/2303.16199)): gated soft prompts for the
-topmost {len(weights.prompts)} layers. It holds {trained:,} numbers and nothing of its base model.
+{_about(weights)}
 
 * Base model: [{base}](https://huggingface.co/{base})
 * Data: {data.strip()}
