@@ -10,10 +10,12 @@ import torch
 from gates import open_gates
 
 from benchmarks import gate_dial as bench
+from benchmarks import swap_experts
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
     gate_openings,
+    gated_prompt_attention,
     load_llama,
     prompt_weights,
     save_adapter,
@@ -25,6 +27,7 @@ from llama_adapter_edu.course.figures.gate_dial import stored_stops
 from llama_adapter_edu.course.figures.page import SIZE, Page
 from llama_adapter_edu.course.figures.turned import read, scores, thirds, turned_gates
 from llama_adapter_edu.data.evaluate import generate_answers
+from llama_adapter_edu.method.gated_prompts import attend_to_heads
 
 ROWS = [
     {"instruction": "Dim the office lights to 5%", "output": '{"room": "office"}'},
@@ -366,3 +369,35 @@ def test_the_still_picture_sums_the_sizes_of_all_heads(looked_at):
     drawn = torch.tensor(ax.images[0].get_array().tolist()).float()
     torch.testing.assert_close(drawn, sum(abs(reads[:, head, 1]) for head in range(6)))
     plt.close("all")
+
+
+def test_a_mix_has_the_keys_of_one_expert_and_the_values_and_gates_of_the_other(small):
+    model, _ = small
+    settings = AdaptionPromptConfig(adapter_len=4, adapter_layers=2)
+    add_adaption_prompts(model, settings, adapter_name="other")
+    open_gates(model, "other")
+    add_adaption_prompts(model, settings, adapter_name=swap_experts.MIXED)
+    swap_experts.mix(model, "default", "other")
+    attention = model.model.layers[1].self_attn
+    first, other = (attention.adaption_prompts[name] for name in ("default", "other"))
+    query = torch.randn(2, 6, 3, 4)
+
+    def projected(prompts, projection):
+        return projection(prompts).reshape(len(prompts), 2, 4).transpose(0, 1)
+
+    key = projected(first.prompts, attention.k_proj)
+    value = projected(other.prompts, attention.v_proj)
+    expected = gated_prompt_attention(query, key, value, other.gate)
+    mixed = attention.adaption_prompts[swap_experts.MIXED]
+    pair = (projected(mixed.prompts, p) for p in (attention.k_proj, attention.v_proj))
+    found = attend_to_heads(query, *mixed.gated_heads(*pair, 6))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mix_of_an_expert_with_itself_is_that_expert(small):
+    model, tokenizer = small
+    usual = logits(model, tokenizer)
+    settings = AdaptionPromptConfig(adapter_len=4, adapter_layers=2)
+    add_adaption_prompts(model, settings, adapter_name=swap_experts.MIXED)
+    swap_experts.mix(model, "default", "default")
+    torch.testing.assert_close(logits(model, tokenizer), usual)

@@ -152,7 +152,7 @@ def test_in_a_notebook_that_is_exported_the_dial_turns(chromium, tmp_path):
         page.goto(path.with_suffix(".html").as_uri())
         page.get_by_role("slider", name="all gates").press("Home")
         assert loss_shown(page) == STOPS["all gates"][0]["loss"]
-        assert page.get_by_role("img", name="The dial, stop by stop").is_visible()
+        assert page.locator(".jp-OutputArea img").is_visible()
 
 
 def test_in_jupyterlab_the_picture_stands_there_and_the_dial_turns_once_trusted(chromium, tmp_path):
@@ -175,6 +175,6 @@ def test_in_jupyterlab_the_picture_stands_there_and_the_dial_turns_once_trusted(
 def trust(page) -> None:
     """As the sentence says it."""
     page.keyboard.press("Control+Shift+C")
-    page.get_by_placeholder("Search", exact=False).last.fill("trust notebook")
+    page.locator(".lm-CommandPalette-input").fill("trust notebook")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Trust", exact=True).click()

@@ -1,8 +1,8 @@
 """The course's figures: still ones for matplotlib, and pages of HTML that move under the hand.
 
 `plots.py` draws. `gate_dial.py` is the stored dial, `live_dial.py` the one on a model of yours;
-`microscope.py` shows what tokens read from prompts. `page.py` makes one piece of HTML of data and a
-script in `js/`.
+`microscope.py` shows what tokens read from prompts, `token_way.py` the paper's picture in steps.
+`page.py` makes one piece of HTML of data and a script in `js/`.
 """
 
 from .gate_dial import gate_dial as gate_dial
@@ -25,3 +25,4 @@ from .plots import mark_negative as mark_negative
 from .plots import plot_gates as plot_gates
 from .plots import plot_loss as plot_loss
 from .plots import use_style as use_style
+from .token_way import token_way as token_way
