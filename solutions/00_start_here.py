@@ -108,7 +108,8 @@ guess.compare(["none", "one", "two", "all three"][n_right])
 # LLaMA-Adapter (Zhang et al., arXiv 2303.16199) puts them into the attention of the upper layers.
 # This is their Figure 2, in our own drawing. The paper exists in several editions. This course
 # follows the published one (ICLR 2024), and says so where the first one (arXiv v1, March 2023) has
-# another number or formula.
+# another number or formula. (The published one also tries the method beyond Llamas: on the vision
+# models ViT and CLIP, and on RoBERTa.)
 #
 # ![Left: a Llama with N layers. All its layers are frozen, marked by a snowflake. Each of the upper
 # L layers gets K prompts of its own, which are learnt, marked by a flame. Right: inside the

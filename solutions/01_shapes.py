@@ -137,7 +137,7 @@ def _(b, h, d):
     right = torch.stack(x.split(d, dim=-1), dim=1)  # head after head
     every_third = rearrange(x, "b s (d h) -> b h s d", d=d)
     mistakes = {
-        f"a head takes every {h}th number: write (h d), not (d h)": every_third,
+        f"a head takes one number in {h}: write (h d), not (d h)": every_third,
         "the tokens are mixed: reshape cannot move the head axis, rearrange can": x.reshape(
             b, h, 5, d
         ),

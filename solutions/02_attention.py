@@ -209,6 +209,9 @@ def _(b, d, theta):
                 position, theta ** (-2.0 * torch.arange(d) / d)
             ),
             "the angles are radians, not degrees": tables(position, frequency * torch.pi / 180),
+            "the angles are radians: do not turn them into degrees": tables(
+                position, frequency * 180 / torch.pi
+            ),
             "the exponent -2i/d is no whole number: divide with /": tables(position, torch.ones(d)),
             "the frequencies are rounded to whole numbers: keep them as they are": tables(
                 position, frequency.long()
@@ -1734,7 +1737,7 @@ print("no score differs by 0.001:", bool((one_step - from_the_start).abs().max()
 #
 # <details><summary>Answer</summary>
 #
-# LLaMA-Adapter does not. An unturned key is one at position 0, and the score still depends on where
-# the query stands. Lesson 03 looks at this.
+# LLaMA-Adapter does not. A key that is not rotated is one at position 0, and the score still depends
+# on where the query stands. Lesson 03 looks at this.
 #
 # </details>

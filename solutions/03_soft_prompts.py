@@ -190,7 +190,7 @@ def _(p, g, d):
         "call key_layer and value_layer: their weights alone leave out the bias": tuple(
             without_bias
         ),
-        f"a head takes every {g}th number: write (g d), not (d g)": tuple(
+        f"a head takes one number in {g}: write (g d), not (d g)": tuple(
             rearrange(x, "p (d g) -> g p d", d=d) for x in (keys, values)
         ),
         "the prompts are mixed: view cannot move the heads to the front, rearrange can": (

@@ -1163,7 +1163,7 @@ guess.compare("none" if n_right == 0 else "all 6" if n_right == 6 else "some")
 # The gates are learnt together with the prompts: too much of a good thing breaks the answers, and
 # at −1 the Llama is worse than without an adapter. Between 0.6 and 1.5 all six stay right. Now turn
 # them yourself: all, or a third of the layers, or one head off. (One control at a time: only these
-# stops were measured. Lesson 11 has the dial for your own model.)
+# stops were measured. `dial`, from the same place, turns the gates of a model of your own.)
 
 # %% tags=["nbval-ignore-output"]
 gate_dial()
