@@ -4,7 +4,7 @@
 # *90 minutes*
 #
 # At the end, your prompts live in the top layers of the course's Llama. They learn from a few
-# commands, and you keep what they learnt in a file of 0.7 MB. The base model never changes.
+# commands, and you keep what they learnt in a small file. The base model never changes.
 #
 # Shape legend: `b` batch, `s` query position, `t` key position, `p` prompt slot, `h` query head,
 # `g` key/value head, `d` head width, `m` model width.
