@@ -522,6 +522,19 @@ def _(b, h, s, t, p):
             tokens,
         ],
         "tokens see later tokens: use causal_softmax": [opening * alone, for_tokens.softmax(-1)],
+        "the tokens keep their weights, whatever the gate is": [
+            opening * alone,
+            (1 - opening) * tokens,
+        ],
+        "the prompts' softmax runs over the queries: take dim=-1": [
+            opening * for_prompts.softmax(-2),
+            tokens,
+        ],
+        "each head has its own gate; this is the first one for all": [opening[:1] * alone, tokens],
+        "the sign of the opening counts: below zero the prompts take away": [
+            opening.abs() * alone,
+            tokens,
+        ],
         "prompts have no causal mask: use a plain softmax": [
             opening * causal_softmax(for_prompts),
             tokens,
@@ -954,6 +967,8 @@ def _():
             assert isinstance(predicted, dict) and set(predicted) == {"prompts", "gate"}, (
                 f'expected a dictionary like {{"prompts": True, "gate": True}}, got {predicted!r}'
             )
+            odd = [x for x in predicted.values() if x not in (True, False)]
+            assert not odd, f"the dictionary holds True and False, not {odd[0]!r}"
             assert predicted["prompts"] == measured["prompts"], (
                 f"{start}: the measurement says {measured['prompts']} for the prompts. "
                 "What reaches them is multiplied by tanh(gate)"

@@ -157,16 +157,18 @@ def mean_and_error(scores: Float[Tensor, "n"]) -> tuple[float, float]:
 
 # %% tags=["check"]
 @check(
-    "8.1", "mean_and_error", scores=[[1.0, 2.0, 6.0], [4.0, 1.0, 2.0, 9.0, 4.0], [3.0, 7.0, 5.0]]
+    "8.1", "mean_and_error", scores=[[5.0, 1.0, 2.0, 9.0, 4.0], [1.0, 2.0, 6.0], [3.0, 7.0, 5.0]]
 )
 def _(scores):
     n, middle = len(scores), sum(scores) / len(scores)
     squares = sum((score - middle) ** 2 for score in scores)
     mean, error = unpacked(mean_and_error(torch.tensor(scores)), "the mean", "the error")
+    spread = max(scores) - min(scores)
     for what, x in (("the mean", mean), ("the error", error)):
         assert not isinstance(x, str), f"return numbers: {what} is a text"
     mistakes = {
         "this is the median": sorted(scores)[n // 2],
+        "this is the middle between smallest and largest": (max(scores) + min(scores)) / 2,
         "this is the sum; divide by n": sum(scores),
         "mean and error look swapped": (squares / (n - 1) / n) ** 0.5,
     }
@@ -187,9 +189,13 @@ def _(scores):
         "this is the variance of the scores; take its root, and divide by sqrt(n)": (
             squares / (n - 1)
         ),
+        "this is the variance over sqrt(n); take the standard deviation": (
+            squares / (n - 1) / n**0.5
+        ),
         "the root is taken of the whole quotient: divide the deviation by n ** 0.5": (
             ((squares / (n - 1)) ** 0.5 / n) ** 0.5
         ),
+        "largest minus smallest is not the standard deviation": spread / n**0.5,
         "square the deviations; these are absolute ones": (
             sum(abs(score - middle) for score in scores) / n / n**0.5
         ),
@@ -218,6 +224,7 @@ def _(scores):
                 "one score is allowed: return it as the mean, and float('nan') as its error"
             ) from None
         zeros = unpacked(mean_and_error(torch.zeros(2)), "the mean", "the error")
+    assert not isinstance(alone[1], str), "return the number float('nan'), not a text"
     assert alone[0] == scores[0], f"the mean of one run is its score, {scores[0]}, got {alone[0]!r}"
     said = "one run says nothing about the spread: return float('nan') as its error, not"
     assert alone[1] is not None and math.isnan(alone[1]), f"{said} {alone[1]!r}"
@@ -516,7 +523,7 @@ assert min(quiet.values()) > 0.3 and max(quiet, key=quiet.get) == "init_std=0.02
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def paired_difference(changed: dict[int, float], default: dict[int, float]) -> tuple[float, float]:
     """Mean and standard error of changed - default, over the seeds that both have.
 
@@ -605,6 +612,20 @@ def _(lonely, last):
     what = "of two settings with a score of 0"
     assert_results(paired_difference(some, others), expected, mistakes=mistakes, what=what)
 
+
+# %% [raw] tags=["wrong"] says="take changed - default"
+"""
+def paired_difference(changed, default):
+    differences = [default[seed] - changed[seed] for seed in changed.keys() & default.keys()]
+    return mean_and_error(torch.tensor(differences))
+"""
+
+# %% [raw] tags=["wrong"] says="there is no entry"
+"""
+def paired_difference(changed, default):
+    differences = [changed[seed] - default[seed] for seed in changed.keys() | default.keys()]
+    return mean_and_error(torch.tensor(differences))
+"""
 
 # %% [raw] tags=["wrong"] says="take changed - default"
 """
@@ -958,9 +979,9 @@ def _(shift, price):
     why = {
         50: "is the best cell, but a cheaper one is nearly as good",
         1: "is the cheapest of all, and far from good: its mean is below the line",
-        10: "got the benefit of its own error; subtract the error of the best cell",
-        8: "is not good enough, the line is too low: use the standard error of the best cell, not the spread of its runs",
-        40: "is good enough, and so is a cheaper one: look at all cells, and compare their costs",
+        10: "got the benefit of its own error; subtract the error of the best cell, and compare means",
+        8: "is not good enough, the line is too low: take the cell with the best mean, and its standard error",
+        40: "is good enough, and so is a cheaper one: look at all cells, their means against the line, then their costs",
         60: "is the dearest cell, and not good enough",
         15: "is below the line: the best mean minus the best cell's error",
         30: "has one very good run; compare means",
@@ -1118,7 +1139,7 @@ print(f"the next smaller number in bfloat16: {1.5 - 2**-7:.4f}")
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def share_unmoved(numbers: Float[Tensor, "n"], step: float) -> float:
     """Share (0 to 1) of the numbers that, kept in bfloat16, a step of this size does not change."""
     ### BEGIN SOLUTION
@@ -1137,9 +1158,10 @@ def _(sign):
     numbers = sign * torch.tensor([6.01, -1.51, 1.26, 0.76, 0.101, -0.123, 0.52])
     share = share_unmoved(numbers, step=0.003)
     assert not isinstance(share, Tensor), "return a number, not a tensor: take .item()"
+    assert not isinstance(share, bool), "this says whether all stay (or one): return the share"
     mistakes = {
         "this is the share that moves": 4 / 7,
-        "nothing is lost here: round the numbers to bfloat16 first, then the result": 0.0,
+        "nothing is lost here: round the numbers to bfloat16 first, then the result, and compare these two": 0.0,
         "this is how many do not move; a share lies between 0 and 1: take the mean": 3.0,
         "this is a percentage; a share lies between 0 and 1": 300 / 7,
         "round to bfloat16 before the step, too: the numbers are kept in it": 2 / 7,
@@ -1170,6 +1192,22 @@ def _(sign):
         )
         assert abs(found - right) < 1e-6, f"{numbers} and a step of {step:g}: {says}; got {found:g}"
 
+
+# %% [raw] tags=["wrong"] says="nothing is lost here"
+"""
+def share_unmoved(numbers, step):
+    before = numbers
+    after = (before - step).to(torch.bfloat16)
+    return (after == before).float().mean().item()
+"""
+
+# %% [raw] tags=["wrong"] says="this is the share that moves"
+"""
+def share_unmoved(numbers, step):
+    before = numbers.to(torch.bfloat16)
+    after = (before - step).to(torch.bfloat16)
+    return (after != before).float().mean().item()
+"""
 
 # %% [raw] tags=["wrong"] says="this is the share that moves"
 """

@@ -171,7 +171,7 @@ print("coarse b f ", tuple(coarse.shape), " combinations of strokes at 2 x 2 pla
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.vision.image_prompt"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.vision.image_prompt"
 def image_vector(
     features: Sequence[Float[Tensor, "b f"]], projection: Projection
 ) -> Float[Tensor, "b m"]:
@@ -306,7 +306,7 @@ print("image b m", tuple(image.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.image_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.image_prompts"
 def add_image(prompts: Float[Tensor, "p m"], image: Float[Tensor, "b m"]) -> Float[Tensor, "b p m"]:
     """Add each picture's vector to every prompt (eq. 10): one set of prompts for each row."""
     ### BEGIN SOLUTION
@@ -349,6 +349,18 @@ def _(b, p):
     assert_shape(add_image(prompts, pictures[:1]), "b p m", b=1, p=p, m=7)
     assert_shape(add_image(prompts[:1], pictures), "b p m", b=b, p=1, m=7)
 
+
+# %% [raw] tags=["wrong"] says="add the picture, do not multiply"
+"""
+def add_image(prompts, image):
+    return prompts * rearrange(image, "b m -> b 1 m")
+"""
+
+# %% [raw] tags=["wrong"] says="an axis of size 5 meets an axis of size 3"
+"""
+def add_image(prompts, image):
+    return prompts + rearrange(image, "b m -> 1 b m")
+"""
 
 # %% [raw] tags=["wrong"] says="an axis of size 5 meets an axis of size 3"
 """

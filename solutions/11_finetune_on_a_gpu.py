@@ -533,6 +533,7 @@ def _(lengths):
     backwards = []
     weight.register_hook(lambda _: backwards.append(1))
     trains = [parameter.requires_grad for parameter in model.parameters()]
+    values = [parameter.detach().clone() for parameter in model.parameters()]
 
     loss = accumulate(model, parts)
     assert not isinstance(loss, torch.Tensor), (
@@ -570,7 +571,8 @@ def _(lengths):
     }
     assert_close(loss, mean.item(), tol=1e-4, mistakes=mistakes, what="the loss")
     mine = weight.grad
-    assert mine is not None, "no gradient arrived: call backward, and leave it in .grad"
+    said = "no gradient arrived: call backward on a loss that comes from the model, and leave it in .grad"
+    assert mine is not None, said
     mistakes = {
         "all micro-batches went backward twice or more": 2 * gradient,
         "the gradients are those of a sum": gradient * sum(counts),
@@ -584,6 +586,8 @@ def _(lengths):
         "them in memory"
     )
     assert [p.requires_grad for p in model.parameters()] == trains, "what trains has changed"
+    said = "a parameter has changed: no step here, the optimiser takes it later"
+    assert all(map(torch.equal, model.parameters(), values)), said
     assert not model.training, "the model was in eval mode: leave its mode as it is"
 
     accumulate(model, parts)
@@ -1073,11 +1077,35 @@ def _():
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     path = Path(folder.name, "run.pt")
 
+    def watched_load(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """load_run, with a look at what it leaves."""
+        before = {name: (p, p.requires_grad) for name, p in model.named_parameters()}
+        frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+        try:
+            step = load_run(path, model, optimizer)
+        except pickle.UnpicklingError:
+            raise AssertionError(
+                "the file holds more than tensors, numbers and containers, or is cut short: save "
+                "optimizer.state_dict(), not the optimiser"
+            ) from None
+        for name, parameter in model.named_parameters():
+            said = (
+                f"load_run put a new parameter into the model as {name}, and the optimiser goes on "
+            )
+            assert parameter is before[name][0], said + "with the old one: copy into it"
+            said = (
+                f"after load_run {name} does not train any more, or was frozen before: leave that"
+            )
+            assert parameter.requires_grad == before[name][1], said
+            said = f"{name} is frozen, and load_run changed it: find each parameter by its name"
+            assert name not in frozen or torch.equal(parameter, frozen[name]), said
+        return step
+
     def small_run(first: int, last: int, resumed: bool = False) -> tuple:
         """Steps `first` to `last` - 1 on the same rows, from the file at `path` if resumed."""
         model = small_llama()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        step = load_run(path, model, optimizer) if resumed else 0
+        step = watched_load(model, optimizer) if resumed else 0
         torch.manual_seed(1)
         batch = small_batch(4, 6)
         for _ in range(first, last):
@@ -1100,7 +1128,8 @@ def _():
     right = dict(model.named_parameters())
     for name, parameter in loaded.named_parameters():
         said = (
-            f"{name} is not what was saved: load_run should copy it into the model's own parameter"
+            f"{name} is not what was saved: is it in the file as it was, like all that trains, and "
+            "does load_run copy it into the model's own parameter?"
         )
         assert torch.equal(parameter, right[name]), said
     said = "3 steps, loading and 3 more steps end elsewhere than 6 steps: is AdamW's state missing?"
