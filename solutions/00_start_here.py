@@ -149,6 +149,9 @@ print(f"{one_layer:,} numbers per layer, {30 * one_layer:,} in all layers")
 #    Run the cell.
 # 3. The **check**: run it. Its asserts are in sight: they say exactly what is expected.
 #
+# Some exercises have one more cell, `assemble`: a second way in, where you put given lines in order
+# instead of writing them. Two of the lines are wrong.
+#
 # A solved check shows a green line with ✓. Otherwise a box says in words what is wrong (✗) or still
 # open (○). Until you solve it, the cells below use the course's own function, so **you are never
 # stuck**: you may skip an exercise and come back. Once it is solved, they use *yours*.

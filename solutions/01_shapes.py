@@ -926,7 +926,7 @@ def _(b, h, s):
             lower == 0, minus_infinity
         ),
         "fill with minus infinity: a score of 0 still gets weight": (square * lower).softmax(-1),
-        "tokens look ahead only: swap the two sides of the comparison": square.masked_fill(
+        "tokens look ahead only: swap the two sides of the comparison (s are rows, t columns)": square.masked_fill(
             lower.tril(-1) > 0, minus_infinity
         ).softmax(dim=-1),
     }

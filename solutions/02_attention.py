@@ -1569,6 +1569,8 @@ def _(b, n, n_read):
         assert sizes, "nothing is read: call read(token_ids)"
         assert sizes[0] == n_read, f"{what}: the first step reads the whole prompt, {n_read} tokens"
         assert n == 1 or len(sizes) > 1, f"{what}: read again after each new token"
+        says = f"{what}: argmax over the positions gives a number per token of the vocabulary, 11"
+        assert set(sizes[1:]) != {11}, f"{says}: take dim=-1"
         assert set(sizes[1:]) <= {1}, f"{what}: after the prompt, read the new token only"
         mistakes = {
             "return the new tokens only, without the prompt": torch.cat([prompt, right], dim=1),

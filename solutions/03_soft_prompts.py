@@ -171,14 +171,25 @@ def prompt_keys_values(
 
 
 # %% tags=["check"]
-@check("3.1", "prompt_keys_values", p=[5, 4], g=[2, 3], d=[3, 5])
+@check("3.1", "prompt_keys_values", p=[5, 7], g=[2, 3], d=[4, 6])
 def _(p, g, d):
     prompts = torch.randn(p, 12)  # of width m = 12
     key_layer, value_layer = nn.Linear(12, g * d), nn.Linear(12, g * d)
     key_layer.requires_grad_(False), value_layer.requires_grad_(False)
     keys, values = key_layer(prompts), value_layer(prompts)
     right_key, right_value = (torch.stack(x.split(d, dim=-1)) for x in (keys, values))
+    tables = rotary_tables(rearrange(torch.arange(p), "p -> 1 p"), d, 100_000.0)
+    without_bias = (
+        torch.stack(F.linear(prompts, x.weight).split(d, dim=-1)) for x in (key_layer, value_layer)
+    )
     mistakes = {
+        "prompts have no position: do not rotate their keys": (
+            apply_rotary(right_key[None], *tables)[0],
+            None,
+        ),
+        "call key_layer and value_layer: their weights alone leave out the bias": tuple(
+            without_bias
+        ),
         f"a head takes every {g}th number: write (g d), not (d g)": tuple(
             rearrange(x, "p (d g) -> g p d", d=d) for x in (keys, values)
         ),
@@ -322,7 +333,7 @@ print("prompt value  g p d ", tuple(prompt_value.shape))
 # </details>
 
 
-# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.gated_prompts"
+# %% tags=["exercise"] assemble="2134" library="llama_adapter_edu.method.gated_prompts"
 def prompt_scores(
     query: Float[Tensor, "b h s d"], prompt_key: Float[Tensor, "g p d"], scale: float | None = None
 ) -> Float[Tensor, "b h s p"]:
@@ -340,7 +351,7 @@ def prompt_scores(
 
 
 # %% tags=["check"]
-@check("3.2", "prompt_scores", b=[2, 3], g=[3, 2], r=[4, 5], d=[8, 6])
+@check("3.2", "prompt_scores", b=[2, 3], g=[3, 2], r=[4, 5], d=[6, 10])
 def _(b, g, r, d):
     query, key = torch.randn(b, g * r, 5, d), torch.randn(g, 7, d)  # 5 tokens, 7 prompts
     # lesson 01's way: copy the heads, then score them as if prompts were tokens
@@ -373,6 +384,7 @@ def _(b, g, r, d):
         if scale is None:
             mistakes["divide by the square root of the head width, not by the width"] = dots / d
             mistakes["d is the width of one head, not h * d"] = dots * (g * r * d) ** -0.5
+            mistakes["take the root of the query's d, not of our Llama's 64"] = dots / 8
         else:
             mistakes["the argument `scale` is ignored"] = dots * d**-0.5
             mistakes["`scale` takes the place of 1 / sqrt(d)"] = right * d**-0.5
@@ -759,7 +771,18 @@ def _(b, s, t, p):
     behind = causal_softmax(torch.cat([for_tokens, for_prompts], dim=-1))
     first = torch.cat([torch.ones(s, p), torch.ones(s, t).tril()], dim=-1)
     minus_infinity = float("-inf")
+    apart = torch.cat([torch.ones(s, p), torch.ones(s, t).tril(t - s - 1)], dim=-1)
     mistakes = {
+        "the tokens' weights are brought back to a sum of 1: leave them as they are": (
+            None,
+            causal_softmax(for_tokens),
+        ),
+        "a token may look at itself: the mask is one too wide": (
+            joint.masked_fill(apart == 0, float("-inf")).softmax(-1).split([p, t], -1)
+        ),
+        "the tokens' weights go through a second softmax: join the scores": (
+            torch.cat([for_prompts, causal_softmax(for_tokens)], -1).softmax(-1).split([p, t], -1)
+        ),
         "these are two softmaxes, one for each; join the scores first": (
             for_prompts.softmax(-1),
             causal_softmax(for_tokens),
@@ -1013,6 +1036,7 @@ def _(b, n_tokens, shift):
             super().__init__()
             self.factor = nn.Parameter(torch.rand(b * n_tokens, 4) / 8)
             self.factor.data[n_tokens + 2, 1] = -8 - torch.rand(())  # row 1, token 2: a fall
+            self.factor.data[n_tokens + 1, 2] = 7 + torch.rand(())  # row 1, token 1: a rise
             self.constant = torch.zeros(b * n_tokens, 4)
             self.constant[0, 3] = 4000.0  # the largest logit hardly moves
 
@@ -1054,7 +1078,14 @@ def _(b, n_tokens, shift):
             "all rows of the batch count, not the last one only": change[-1].abs().max(),
             "all tokens count, not the last one only": change[:, -1].abs().max(),
             "all tokens count, not the first one only": change[:, 0].abs().max(),
-            "all positions of the second run move by `shift`": 0.0,
+            "both runs have the same positions: write position + shift (+= changes both)": 0.0,
+            "the ids stay as they are, not rolled: only the positions move": (
+                (factor.roll(shift, 1) - factor) * position[:, None] ** 2
+                + constant.roll(shift, 1)
+                - constant
+            )
+            .abs()
+            .max(),
             "the first run's positions start at 0": (
                 change_between(position + 1, position + 1 + shift).abs().max()
             ),

@@ -25,7 +25,16 @@ from jaxtyping import Float
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.course import assert_close, assert_gradients, assert_shape, check, predict
-from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, plot_gates, use_style
+from llama_adapter_edu.course.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    gate_dial,
+    plot_dial,
+    plot_gates,
+    use_style,
+)
+from llama_adapter_edu.course.figures.gate_dial import stored_stops
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import encode
@@ -513,6 +522,19 @@ def _(b, h, s, t, p):
             tokens,
         ],
         "tokens see later tokens: use causal_softmax": [opening * alone, for_tokens.softmax(-1)],
+        "the tokens keep their weights, whatever the gate is": [
+            opening * alone,
+            (1 - opening) * tokens,
+        ],
+        "the prompts' softmax runs over the queries: take dim=-1": [
+            opening * for_prompts.softmax(-2),
+            tokens,
+        ],
+        "each head has its own gate; this is the first one for all": [opening[:1] * alone, tokens],
+        "the sign of the opening counts: below zero the prompts take away": [
+            opening.abs() * alone,
+            tokens,
+        ],
         "prompts have no causal mask: use a plain softmax": [
             opening * causal_softmax(for_prompts),
             tokens,
@@ -945,6 +967,8 @@ def _():
             assert isinstance(predicted, dict) and set(predicted) == {"prompts", "gate"}, (
                 f'expected a dictionary like {{"prompts": True, "gate": True}}, got {predicted!r}'
             )
+            odd = [x for x in predicted.values() if x not in (True, False)]
+            assert not odd, f"the dictionary holds True and False, not {odd[0]!r}"
             assert predicted["prompts"] == measured["prompts"], (
                 f"{start}: the measurement says {measured['prompts']} for the prompts. "
                 "What reaches them is multiplied by tanh(gate)"
@@ -1107,6 +1131,44 @@ guess.compare("exactly 0" if largest == 0 else "about 0.01" if largest < 0.1 els
 # Each factor waits for the other one. A start that is silent and can still learn has
 # **exactly one of the two at zero**. That is why the library refuses `init_std=0`.
 #
+# ## Turn the gates yourself
+#
+# Last, an adapter after real training: that of `make demo`, which answers commands like ours. Take
+# six commands that it has never seen, and multiply *all* its 270 openings by one number: 0 is the
+# bare Llama, 1 the adapter as it was trained, 2 has all gates twice as open.
+
+# %% tags=["nbval-ignore-output"]
+guess = predict(
+    "As trained, all 6 answers are right. How many are right with all gates twice as open?",
+    options=["none", "some", "all 6"],
+    mine=...,
+)
+
+# %% tags=["nbval-ignore-output"]
+# alt: Two curves over the factor of all gate openings, from -1 to 2. The loss falls from 14 at -1 over 2.7 at 0 to 0.003 at 1 and rises again to 1.3 at 2. Of six commands none is right up to 0.3, three at 0.4, all six from 0.6 to 1.5, two at 1.75, none at 2.
+fig, (loss, right) = plt.subplots(2, figsize=(7, 4.5), sharex=True)
+plot_dial(loss, right)
+plt.show()
+
+# %% tags=["nbval-ignore-output"]
+dial = stored_stops()
+doubled = next(stop for stop in dial["stops"]["all gates"] if stop["factor"] == 2)
+expected = [row["output"] for row in dial["rows"]]
+n_right = sum(
+    dial["answers"][n] == text for n, text in zip(doubled["answers"], expected, strict=True)
+)
+guess.compare("none" if n_right == 0 else "all 6" if n_right == 6 else "some")
+
+# %% [markdown]
+# The gates are learnt together with the prompts: too much of a good thing breaks the answers, and
+# at −1 the Llama is worse than without an adapter. Between 0.6 and 1.5 all six stay right. Now turn
+# them yourself: all, or a third of the layers, or one head off. (One control at a time: only these
+# stops were measured. Lesson 11 has the dial for your own model.)
+
+# %% tags=["nbval-ignore-output"]
+gate_dial()
+
+# %% [markdown]
 # ## What you built
 #
 # * `gated_prompt_attention`: prompts behind a gate, one for each head,

@@ -207,9 +207,13 @@ def draft_shapes(b: int, s: int, p: int, batch_size: int) -> dict[str, tuple[int
 @check("5.1", "draft_shapes", b=[4, 3], s=[5, 6], p=[7, 8], batch_size=[2, 5])
 def _(b, s, p, batch_size):
     shapes = draft_shapes(b=b, s=s, p=p, batch_size=batch_size)
-    assert isinstance(shapes, dict), "return a dictionary; is the `return` missing?"
+    kind = "None: is the `return` missing?" if shapes is None else type(shapes).__name__
+    assert isinstance(shapes, dict), f"return a dictionary, not {kind}"
     names = ["query", "prompts", "key", "b, s"]
-    assert sorted(shapes) == sorted(names), f"the dictionary's names are {sorted(shapes)}"
+    says = (
+        f"the names should be query, prompts, key and 'b, s' (one name); yours are {list(shapes)}"
+    )
+    assert sorted(shapes) == sorted(names), says
     for name, shape in shapes.items():
         says = f"{name} should be numbers in brackets, as (b, 9), not {shape!r}"
         assert isinstance(shape, tuple | list), says
@@ -218,7 +222,12 @@ def _(b, s, p, batch_size):
     # The draft's own lines, run one after the other.
     query = base(torch.randn(b, s, 576))[1]
     prompts = nn.Embedding(p, 576)(repeat(torch.arange(p), "p -> b p", b=batch_size))
-    assert shapes["query"] == query.shape, "the base returns its queries as b h s d"
+    says = "query: axis 0 is the input's b, not batch_size"
+    assert shapes["query"] != (batch_size, 9, s, 64), says
+    says = "query: 9 heads ask; the 3 heads are those of the keys"
+    assert shapes["query"] != (b, 3, s, 64), says
+    says = f"query: the base returns its queries as b h s d; for b={b}, s={s} yours is "
+    assert shapes["query"] == query.shape, says + str(shapes["query"])
     assert shapes["prompts"] != (b, p, 576), "prompts: the draft uses batch_size, whatever b is"
     says = f"prompts are {tuple(prompts.shape)} for batch_size={batch_size}, p={p}"
     assert shapes["prompts"] == prompts.shape, says
@@ -494,24 +503,53 @@ def _(b, s):
     x = hidden[:b, :s]
     verdict = is_causal(base, x)
     assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
+    noted = []  # what your test gives to a layer
+    noting = Spoilt(finished, lambda y: y)
+    noting.register_forward_pre_hook(
+        lambda _, args, kwargs: noted.append((*args, *kwargs.values())[0].detach().clone()),
+        with_kwargs=True,
+    )
+    is_causal(noting, x)
+    moved = [(y - x).abs() for y in noted if y.shape == x.shape]
+    moved = [y for y in moved if y.any()]
+    tried = {t for y in moved for t in y.amax(dim=(0, 2)).nonzero().flatten().tolist()}
+    if not noted:
+        cause = "it never runs the layer"
+    elif not moved:
+        cause = "the layer never sees a changed text: change a copy, and run the layer on it"
+    elif all(y.amax(dim=2).gt(0).all(dim=1).any() for y in moved):
+        cause = "it changes whole sentences: change one token of all, changed[:, token]"
+    elif max(y.max() for y in moved) < 1e-2:
+        cause = "the change is too small to be seen: put other numbers there"
+    elif len(tried) < s - 1:
+        cause = "it does not change all tokens: return True after the loop, not in it"
+    else:
+        cause = ""
+
+    def dealt_out_again(y):  # heads to tokens, as in the draft
+        return rearrange(y, "b s (h d) -> b h s d", h=9).reshape(y.shape)
+
+    draft_passes = is_causal(Spoilt(finished, dealt_out_again), x)
+    says = "True and False are swapped: True where no output depends on a later token"
+    assert verdict or not draft_passes, says
     says = (
         "your test fails a causal layer: only outputs in front of the changed token count, and "
         "rounding does not (atol=1e-5)"
     )
     assert verdict, says
     assert is_causal(finished, x), says
+    says = "compare the outputs, layer(...)[0], value by value (atol=1e-5), in front of each token"
+    says = f"your test passes the draft, where early outputs move: {cause or says}"
+    assert not draft_passes, says
+    one_token = cause or "keep each token's verdict: one False is enough"
     causal = Spoilt(finished, lambda y: y + y.cumsum(dim=1))
     assert is_causal(causal, x), "your test fails a layer that reads earlier tokens"
 
-    def dealt_out_again(y):  # heads to tokens, as in the draft
-        return rearrange(y, "b s (h d) -> b h s d", h=9).reshape(y.shape)
-
     not_causal = {
-        "your test passes the draft, where early outputs move": dealt_out_again,
         "your test passes a layer in which each token reads the next one": (
             lambda y: y + y.roll(-1, dims=1)
         ),
-        "your test passes a layer in which token 0 reads token 1: change all tokens, not one": (
+        f"your test passes a layer in which token 0 reads token 1: {one_token}": (
             lambda y: torch.cat([y[:, :1] + y[:, 1:2].sum(1, keepdim=True), y[:, 1:]], dim=1)
         ),
         "your test passes a layer in which only the token before the last reads the last one": (
@@ -548,7 +586,7 @@ def is_causal(layer, hidden):
     return True
 """
 
-# %% [raw] tags=["wrong"] says="change all tokens, not one"
+# %% [raw] tags=["wrong"] says="it does not change all tokens"
 """
 def is_causal(layer, hidden):
     changed = hidden.clone()
@@ -693,20 +731,42 @@ def _(b, s):
     verdict = is_batch_independent(base, x)
     assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
     says = "your test fails a layer that treats each sentence alone; allow a rounding error of 1e-4"
-    mixing = Spoilt(finished, lambda y: y + y.mean(dim=0, keepdim=True))
-    if not verdict and is_batch_independent(mixing, x):
-        says = "the answer is turned round: True where each sentence gives the same alone"
+    noted = []  # what your test gives to a layer
+    noting = Spoilt(finished, lambda y: y)
+    noting.register_forward_pre_hook(
+        lambda _, args, kwargs: noted.append((*args, *kwargs.values())[0].detach().clone()),
+        with_kwargs=True,
+    )
+    is_batch_independent(noting, x)
+    alone = [y for y in noted if y.shape == (1, s, 576)]
+    n_alone = len({tuple(y[0, :, 0].tolist()) for y in alone})
+    if not noted:
+        cause = "it never runs the layer"
+    elif any(y.shape[1] != s for y in noted):
+        cause = "it cuts `hidden` along the tokens; the sentences are axis 0"
+    elif not alone:
+        cause = "it runs no sentence alone: alone is a batch of one, 1 s m"
+    elif n_alone < b:
+        cause = f"it runs {n_alone} of {b} sentences alone"
+    else:
+        cause = ""
+    mixing = is_batch_independent(Spoilt(finished, lambda y: y + y.mean(dim=0, keepdim=True)), x)
+    if not verdict and mixing:
+        says = "True and False are swapped: True where each sentence gives the same alone"
+    elif not verdict:
+        other = "compare each sentence with its own row, and allow a rounding error of 1e-4"
+        says = f"your test fails a layer that treats each sentence alone: {cause or other}"
     assert verdict, says
     assert is_batch_independent(finished, x), says
+    says = "your test passes a layer that adds the mean of the batch: "
+    says += cause or "compare the outputs, layer(...)[0], value by value, to 1e-4"
+    assert not mixing, says
     rounding = Spoilt(finished, lambda y: y + 1e-5 * torch.randn_like(y))
     assert is_batch_independent(rounding, x), says
     backwards = Spoilt(finished, lambda y: y.flip(1))
     assert is_batch_independent(backwards, x), "your test looks at tokens; only sentences count"
 
     mixes_sentences = {
-        "your test passes a layer that adds the mean of the batch: run each sentence alone": (
-            lambda y: y + y.mean(dim=0, keepdim=True)
-        ),
         "your test passes a layer that multiplies by the number of sentences: run each alone": (
             lambda y: y * len(y)
         ),
@@ -880,7 +940,9 @@ def _():
     assert verdict in (True, False), f"return True or False, not {type(verdict).__name__}"
     says = "your test has moved the layer itself, and its numbers are lost: move a copy"
     assert not any(p.is_meta for p in subject.parameters()), says
-    assert verdict, "your test fails the finished layer, which holds parameters only"
+    assert verdict, (
+        "your test fails the finished layer, which holds parameters only: move a copy of it to meta"
+    )
 
     with_buffer = copy.deepcopy(finished)
     with_buffer.register_buffer("prompt_numbers", torch.arange(10), persistent=False)
@@ -1073,18 +1135,17 @@ def _(p, m, d):
 
     # What trains.
     trains = sorted(name for name, x in layer.named_parameters() if x.requires_grad)
+    wanted = {"adaption_gate", "prompt_embedding.weight"}
+    missing = sorted(wanted - set(trains))
+    assert not missing, f"these should train, and do not: {missing}. Freeze the base only"
     says = "exactly prompt_embedding.weight and adaption_gate should train: freeze the base"
-    assert trains == ["adaption_gate", "prompt_embedding.weight"], says
+    assert set(trains) == wanted, says
     shape = tuple(layer.adaption_gate.shape)
     assert shape == (9,), f"adaption_gate has shape {shape}; one gate for each head: (9,)"
     assert_shape(layer.prompt_embedding.weight, "p m", p=p, m=m)
     assert not layer.adaption_gate.any(), "the gates should start at zero"
     says = "the base is no part of the layer: store it as an attribute, not in a list"
     assert any(module is biased for module in layer.modules()), says
-    elsewhere = copy.deepcopy(biased).to("meta")
-    elsewhere = AdaptationPromptAttentionLayer(elsewhere, num_prompt_tokens=p, emb_dim=m)
-    says = "make prompts and gates on the device of the base: give both **new"
-    assert all(x.is_meta for x in elsewhere.parameters()), says
 
     # What equations 7 and 8 say, head by head.
     x = torch.randn(3, 5, m)
@@ -1598,13 +1659,23 @@ def _(layer):
     mask[:, :, :, 3:] = -1e9  # tokens 3 and 4 are hidden from all
 
     calls, earlier = [], torch.zeros(2, 9, 5, 64)
-    real.register_forward_pre_hook(lambda *given: calls.append(given[-1]), with_kwargs=True)
+    names = "hidden_states", "position_embeddings"
+    real.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(dict(zip(names, args, strict=False)) | kwargs),
+        with_kwargs=True,
+    )
     for start in (4, 0):  # two calls, at the positions 4 to 8 and 0 to 4
         calls.clear()
         x = torch.randn(2, 5, 576)
         positions = rearrange(torch.arange(start, start + 5), "s -> 1 s")
         rotary = model.model.rotary_emb(x, positions)
-        result = shim(x, position_embeddings=rotary, attention_mask=mask, position_ids=positions)
+        others = {"attention_mask": mask, "position_ids": positions}
+        try:
+            result = shim(x, position_embeddings=rotary, **others)
+        except TypeError:
+            says = "position_embeddings are not passed on to the attention"
+            assert not calls or "position_embeddings" in calls[-1], says
+            raise
         says = f"self.attention runs {len(calls)} times in one call: a cache would get all twice"
         assert len(calls) < 2, says
         reached = calls[0] if calls else {}

@@ -156,7 +156,7 @@ def test_another_kind_of_order_is_told_and_does_not_raise(heads, monkeypatch, ca
     assert "There is no line ?" in said or "Two of the lines" in said
 
 
-@pytest.mark.parametrize("exercise", ["99.1", "90", "", None, 1.1])
+@pytest.mark.parametrize("exercise", ["99.1", "90", "", None, 99.1])
 def test_an_exercise_without_pieces_is_told(capsys, exercise):
     assemble(exercise, "A")
     assert "has no lines to put in order" in capsys.readouterr().out
@@ -180,6 +180,19 @@ def test_every_right_order_of_several_lines_is_accepted(tmp_path):
         if works:
             right.add("".join(string.ascii_uppercase[i] for i in order))
     assert set(found["orders"]) == right and len(right) == 4
+
+
+def test_the_master_can_add_an_order_that_is_right_all_the_same(tmp_path, heads):
+    lines = "    m = n + 1\n    n = 0 * n\n    return m + n\n"
+    answer = "def add_one(n):\n" + lines
+    wrong = [answer.replace("0 *", "1 *"), answer.replace("+ 1", "- 1")]
+    [order] = puzzle(lesson := lesson_of(tmp_path, lines, *wrong), lesson.exercises[0])["orders"]
+    lesson.exercises[0].assemble = "213"
+    found = puzzle(lesson, lesson.exercises[0])["orders"]
+    assert sorted(found) == sorted([order, order[1] + order[0] + order[2]])
+    lesson.exercises[0].assemble = "214"
+    with pytest.raises(ValueError, match="other right orders"):
+        puzzle(lesson, lesson.exercises[0])
 
 
 def test_a_master_whose_exercise_does_not_fit_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tools import claims  # noqa: E402
 from tools.colab import read_settings, with_links  # noqa: E402
 from tools.compare import stale  # noqa: E402
 from tools.lesson import Lesson, MasterError  # noqa: E402
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     for path, text in texts.items():
         _replace(path, text)
         print(f"wrote {path.relative_to(root)}")
+    if root == ROOT and not options.texts:
+        claims.main(options.lessons)
     return 0
 
 

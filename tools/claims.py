@@ -7,19 +7,18 @@ A number of a text or an alt text has a source by itself if it stands in `paper.
 that names the paper), in an output or a code cell of the built notebook, or in a stored result.
 Every other one needs an entry under "by hand": the number, words near it, and one of
     source       where it can be looked up
-    expression   Python that gives it; `result("quality")` is a stored JSON file, and
+    expression   Python that gives it; `result("quality")` is a stored JSON file,
+                 `record("train_step", way="graphs")` the one entry of a stored list, and
                  `code("llama_adapter_edu.course.tasks.profiles:PROFILES")` a value of the code
     reason       why it needs none: an example, a rule of thumb, an opinion
 """
 
 import argparse
-import importlib
 import json
 import math
 import re
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -27,53 +26,23 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tools.known_numbers import (  # noqa: E402
+    ABOUT_LLAMAS,
+    LLAMAS,
+    code,
+    is_quoted,
+    paper_values,
+    record,
+    result,
+    result_values,
+)
 from tools.quantities import Quantity, quantities, sentences, values_in  # noqa: E402
 
 CLAIMS = ROOT / "solutions" / "claims"
-RESULTS = (ROOT / "llama_adapter_edu/course/results", ROOT / "benchmarks/results")
-PAPER = RESULTS[0] / "paper.json"
-NAMES_PAPER = re.compile(
-    r"\b(?:the|this) paper\b|\bpaper's\b|\bICLR\b|\barXiv v\d|\bTables? \d|Alpaca-LoRA|ScienceQA"
-    r"|MetaMathQA|VTAB|SQuAD|\bA100",
-    re.I,
-)
-LLAMAS = (  # shapes of the course's Llama and of LLaMA-7B, and what follows from them
-    *(30, 9, 3, 64, 576, 192, 1536, 49_152, 49_151, 30 * 9, 30 * (10 * 576 + 9), 134_515_008),
-    *(32, 128, 4096, 11_008, 32_000, 6_738_415_616, 30 * (10 * 4096 + 32)),
-)
-ABOUT_LLAMAS = re.compile(r"llama|head|layer|width|vocabulary|weights|gate|table with", re.I)
 NEAR = 5  # cells: how far a short number may be from its output or code
 LONG = 3  # significant digits from which a number is found anywhere in the lesson
 KINDS = ("source", "expression", "reason")
 ALT = re.compile(r"\A# alt: (.*)|<img alt=\"([^\"]*)\"", re.M)
-
-
-@cache
-def result(name: str) -> object:
-    """A stored JSON file of results, by its name."""
-    [path] = [p for folder in RESULTS if (p := folder / f"{name}.json").is_file()]
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def code(place: str) -> object:
-    """A value of the library: "module:NAME"."""
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
-@cache
-def paper_values() -> list[float]:
-    """The quoted numbers; a percentage as a share."""
-    stored = json.loads(PAPER.read_text(encoding="utf-8"))
-    parts = [stored["paper"], *stored["others"]]
-    entries = [entry for part in parts for entry in part["values"]]
-    return [e["value"] * (0.01 if e["unit"] == "%" else 1) for e in entries]
-
-
-@cache
-def result_values() -> list[float]:
-    paths = [path for folder in RESULTS for path in folder.glob("*.json") if path != PAPER]
-    return [v for path in paths for v in values_in(path.read_text(encoding="utf-8"))]
 
 
 def texts(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, str]]:
@@ -133,17 +102,11 @@ def _origin(
     share = [value for v in near for value in (v, v / 100 if quantity.unit == "%" else v)]
     if quantity.is_one_of(share):
         return "this lesson"
-    if quantity.digits >= LONG:
-        if quantity.is_one_of(everywhere):
-            return "this lesson"
-        if quantity.is_one_of(result_values()):
-            return "results"
+    if is_sharp(quantity) and quantity.is_one_of(everywhere):
+        return "this lesson"
+    if quantity.digits > LONG or (quantity.digits == LONG and "." in quantity.text):
+        return "results" if quantity.is_one_of(result_values()) else None
     return None
-
-
-def is_quoted(sentence: str) -> bool:
-    """Whether a sentence, a list item or a table's row speaks of the paper or its tasks."""
-    return NAMES_PAPER.search(sentence) is not None
 
 
 def is_sharp(quantity: Quantity) -> bool:
@@ -169,12 +132,20 @@ def faults(by_hand: list[dict], found: list[dict]) -> Iterator[str]:
         if not any(_is_about(entry, n, e["text"]) for e in found for n in e["numbers"]):
             yield f"{entry}: the lesson has no such number"
         if "expression" in entry:
-            value = eval(entry["expression"], {"math": math, "result": result, "code": code})
-            [quantity] = quantities(
-                f"{entry['number']} times" if entry["number"].isdigit() else entry["number"]
-            )
-            if not quantity.is_one_of([value]):
-                yield f"{entry['expression']} is {value}, not {entry['number']}"
+            yield from _recomputed(entry)
+
+
+def _recomputed(entry: dict) -> Iterator[str]:
+    names = {"math": math, "result": result, "record": record, "code": code}
+    text = entry["number"]
+    [quantity] = quantities(f"{text} times" if text.isdigit() else text)
+    try:
+        value = eval(entry["expression"], names)
+    except Exception as error:
+        yield f"{entry['expression']} stops: {error!r}"
+        return
+    if not quantity.is_one_of([value]):
+        yield f"{entry['expression']} is {value}, not {text}"
 
 
 def read(number: str) -> list[dict]:

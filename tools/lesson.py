@@ -30,7 +30,7 @@ class Exercise:
     code: int
     check: int
     library: str | None
-    assemble: bool = False  # its lines can be put in order instead of written
+    assemble: bool | str = False  # its lines can be put in order; other right orders
     wrong: list[tuple[str, str]] = field(default_factory=list)  # (words of the message, answer)
     right: list[str] = field(default_factory=list)
 

@@ -109,8 +109,8 @@ class _Reader:
         code = self.lesson.cells[here - 1]
         if here < 1 or "exercise" not in code.tags:
             self._refuse("a check directly follows its exercise")
-        assemble = bool(code.metadata.get("assemble"))
-        card_at = here - 2 - assemble
+        assemble = code.metadata.get("assemble", False)
+        card_at = here - 2 - bool(assemble)
         if card_at < 0 or "card" not in self.lesson.cells[card_at].tags:
             self._refuse("an exercise directly follows its card")
         card = self.lesson.cells[card_at]

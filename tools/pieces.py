@@ -34,6 +34,7 @@ def puzzle(lesson: Lesson, exercise: Exercise) -> dict:
     region = _region(ast.parse(solved), own)
     indent = region[0].col_offset
     right = orders(region, solved, indent)
+    right += _other_orders(exercise.assemble, right[0])
     wrong = _wrong_pieces(solved, right[0], exercise, indent, in_call(region))
     if len(wrong) < WRONG:
         raise ValueError(
@@ -53,6 +54,14 @@ def puzzle(lesson: Lesson, exercise: Exercise) -> dict:
         "orders": sorted("".join(letters[text] for text in order) for order in right),
         "around": _around(source, indent),
     }
+
+
+def _other_orders(assemble: bool | str, lines: Order) -> list[Order]:
+    """Those that the master adds, as "2134" for `assemble="2134"`: the lines' places."""
+    others = assemble.split() if isinstance(assemble, str) else []
+    if any(sorted(other) != [str(i + 1) for i in range(len(lines))] for other in others):
+        raise ValueError(f'assemble is true or other right orders, as "2134", not {assemble!r}')
+    return [tuple(lines[int(place) - 1] for place in other) for other in others]
 
 
 def _region(tree: ast.Module, own: set[int]) -> list[ast.stmt]:

@@ -15,9 +15,9 @@ NUMBER = re.compile(
 )
 SHARED = re.compile(r"(?:,? (?:and |or |to )?-?\d[\d.]*)+\s?%")  # "82.08, 83.85 and 83.94 %"
 LABELS = (
-    "app|appendix|batch|bits?|blocks?|cards?|cells?|chapter|columns?|eqs?|equations?|exercises?|"
-    "fields?|fig|figures?|heads?|hints?|issues?|layers?|lessons?|numbers?|places?|positions?|"
-    "prompts?|questions?|rank|rows?|sections?|seeds?|slots?|steps?|tables?|tokens?|version"
+    "app|appendix|batch|bit|blocks?|card|cells?|chapter|column|eqs?|equations?|exercises?|field|"
+    "fig|figures?|head|hints?|issues?|layers?|lessons?|number|place|positions?|prompt|question|"
+    "rank|requests?|rows?|sections?|seeds?|slot|step|tables?|token|version"
 )
 NAMED = re.compile(  # a label: "lesson 03", "Tables 4, 5 and 6", "equations 2 to 5"
     rf"\b(?:{LABELS})\.?\s\d[\d.]*(?:(?:,|,? and| to| or|-|–)\s?\d[\d.]*(?!\s?%))*\b", re.I
