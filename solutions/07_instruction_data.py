@@ -708,10 +708,11 @@ of_padding.compare("above 40 %" if share > 0.4 else "20 to 40 %" if share > 0.2 
 # Nearly half of the work was for nothing. Length grouping saves most of it, and needs no other model
 # code. The library's training uses it.
 #
-# Packing saves the rest, but it is delicate: the tokens of an example must not see the example before
-# it. And **prompts see absolute positions** (lesson 03), so the positions must start at 0 again with
-# each example. Who sees whom can be measured: exchange one token and look where the logits change. Here
-# it is for three short texts in one row, in the Llama with its gates a little open.
+# Packing saves the rest, but it is delicate: the tokens of an example must not see the example
+# before it. And **prompts see absolute positions** (lesson 03), so the positions must start at 0
+# again with each example. Who sees whom can be measured: exchange one token and look where the
+# logits change. Here it is for three short texts in one row, in the Llama with its gates a little
+# open.
 
 # %%
 torch.manual_seed(0)

@@ -45,9 +45,9 @@ use_style()
 # ## A grid of runs
 #
 # Does it matter how many layers get prompts? Train once with 10 and once with 30, and compare. That
-# is called an **ablation**: change one thing, keep the rest, train again. We did it for all settings
-# of an adapter. That is too much for a laptop, so a GPU did it, with `benchmarks/ablations.py`. The results
-# come with the library as a small file.
+# is called an **ablation**: change one thing, keep the rest, train again. We did it for all
+# settings of an adapter. That is too much for a laptop, so a GPU did it, with
+# `benchmarks/ablations.py`. The results come with the library as a small file.
 #
 # ![A table of eleven settings with their values. In each row the default is marked, the other values
 # are what single cells change](figures/08_grid.svg)
@@ -283,9 +283,9 @@ def mean_and_error(scores):
 # %% [markdown]
 # ## Table 4: how many layers
 #
-# The paper gives prompts to the top 10, 20, 30 or all 32 layers of LLaMA-7B and asks ScienceQA's questions
-# (validation set). On the right are our cells. A bar is your standard error. A point without a bar
-# has one run only.
+# The paper gives prompts to the top 10, 20, 30 or all 32 layers of LLaMA-7B and asks ScienceQA's
+# questions (validation set). On the right are our cells. A bar is your standard error. A point
+# without a bar has one run only.
 
 
 # %%
@@ -386,14 +386,14 @@ plt.show()
 # The paper's most striking number: with zero-init attention 83.85 % right answers, with "rand-init
 # attention" 40.77 % (arXiv v1 had 84.04 % for the first). It does not say what exactly was random. So our grid has all combinations of
 # two questions. The gate starts at **zero**, **random** (each head's number from N(0, 1)) or
-# **open** (tanh is 0.995 for all heads). And prompts and words have **two** softmaxes, or one
+# **open** (tanh is 0.995 for all heads). And prompts and tokens have **two** softmaxes, or one
 # **joint** softmax, as in lesson 03. The paper's proposal is zero and two.
 #
 # The right panel asks once more, with prompts that start 50 times smaller (`init_std` 0.02).
 
 # %% tags=["nbval-ignore-output"]
 of_softmax = predict(
-    "The gate starts at zero, but prompts and words share one softmax. Of the right answers of two "
+    "The gate starts at zero, but prompts and tokens share one softmax. Of the right answers of two "
     "softmaxes, this gets",
     options=["nearly all", "about half", "hardly any"],
     mine=...,
@@ -462,10 +462,10 @@ for softmax in ("two", "joint"):
         assert (mean_of("exact_match", **cell) < 0.1) == loud
 
 # %% [markdown]
-# Guessing among 49,152 tokens costs log(49,152) = 10.8 nats (lesson 04). All starts but one begin above
-# that: worse than guessing. And none of the five recovers in 150 steps: they do not even learn the *training*
-# rows. With one joint softmax, the zero gate does not help: the prompts take the words' weight all
-# the same. Lesson 03 showed it for one head; here is what it costs.
+# Guessing among 49,152 tokens costs log(49,152) = 10.8 nats (lesson 04). All starts but one begin
+# above that: worse than guessing. And none of the five recovers in 150 steps: they do not even
+# learn the *training* rows. With one joint softmax, the zero gate does not help: the prompts take
+# the tokens' weight all the same. Lesson 03 showed it for one head; here is what it costs.
 #
 # Two cautions. We found a *larger* gap than the paper; our five were trained at the learning rate
 # that suits the sixth, and with a rate of their own they might do better. That is the usual way in
@@ -480,13 +480,14 @@ quiet = {name_of(c): mean_of("exact_match", **c) for c in results["studies"]["qu
 assert min(quiet.values()) > 0.3 and max(quiet, key=quiet.get) == "init_std=0.02"
 
 # %% [markdown]
-# With small prompts all six learn something: a quiet start is half of the secret. The other half is
-# the gate. Zero with two softmaxes is still the best of the six, and the only one that is good with
-# large prompts, too.
+# With small prompts all six learn something: much of the secret is a quiet start. Zero with two
+# softmaxes is still the best of the six, if not far ahead of all (look at the bars' errors), and the
+# only one that is good with large prompts, too.
 #
-# The published paper asks beyond Llama. It puts the same gate into an image model, ViT, and compares
-# it with visual prompt tuning on the three groups of tasks of VTAB-1k: 81.7, 84.4 and 56.8 % right
-# against 78.5, 82.4 and 55.0 %. RoBERTa and CLIP follow. arXiv v1 has none of these.
+# The published paper asks beyond Llama. It puts the same gate into an image model, ViT, and
+# compares it with visual prompt tuning on the three groups of tasks of VTAB-1k: 81.74, 84.43 and
+# 56.75 % right against 78.48, 82.43 and 54.98 % (Table 6). RoBERTa and CLIP follow. arXiv v1 has
+# none of these.
 #
 # ## Is the difference real
 #
@@ -1094,10 +1095,9 @@ real_rate = 9e-3 * rows_here / 256
 #
 # ## Steps that vanish
 #
-# Big models are kept in **bfloat16**: 16 bits, one for the sign, 8 for the size as in float32, and only
-# 7 for the digits (float32 has 23). That is enough to compute with. But learning means *small
-# changes*. Watch a 1.5 that should go down by 0.003, ten
-# times.
+# Big models are kept in **bfloat16**: 16 bits, one for the sign, 8 for the size as in float32, and
+# only 7 for the digits (float32 has 23). That is enough to compute with. But learning means *small
+# changes*. Watch a 1.5 that should go down by 0.003, ten times.
 
 # %%
 in_float32, in_bfloat16 = torch.tensor(1.5), torch.tensor(1.5, dtype=torch.bfloat16)
@@ -1108,8 +1108,8 @@ print(f"bfloat16: {in_bfloat16:.4f}")
 print(f"the next smaller number in bfloat16: {1.5 - 2**-7:.4f}")
 
 # %% [markdown]
-# Nothing has happened, ten times. With 7 bits there are only 128 numbers from 1 to 2; the result of each
-# step is rounded back to where it was. Adam moves every number by about the learning rate,
+# Nothing has happened, ten times. With 7 bits there are only 128 numbers from 1 to 2; the result of
+# each step is rounded back to where it was. Adam moves every number by about the learning rate,
 # whatever the size of its gradient. So one can say beforehand which numbers will stay.
 
 
@@ -1318,9 +1318,9 @@ assert mean_of("exact_match", learning_rate=real_rate, dtype="bfloat16") < score
 #   of what float32 learns is lost. At high rates your function says that hardly any step vanishes;
 #   see above what is left of the difference there.
 #
-# PEFT's published benchmark of this method ran with bfloat16 prompts from N(0, 1) at 5e-4, and once
-# more at 5e-3. It scored nearly twice as much the second time. The curve above the last one shows
-# a likely reason. Nobody has run the same benchmark with float32 prompts.
+# PEFT's comparison of methods (MetaMathQA) ran this one with bfloat16 prompts from N(0, 1). At a
+# rate of 5e-4 it scored 21.2 %, at 5e-3 38.4 %. The curve above the last one shows a likely reason.
+# We found no such run with float32 prompts.
 
 # %% [markdown]
 # ## Everything in one picture
@@ -1359,8 +1359,8 @@ ax.xaxis.set_major_formatter("{x:+.0%}")
 plt.show()
 
 # %% [markdown]
-# Two kinds of cells are missing, because they are no ablation of the adapter: other data (`rooms`) and
-# another training length (`steps`). Compare them.
+# Two kinds of cells are missing, because they are no ablation of the adapter: other data (`rooms`)
+# and another training length (`steps`). Compare them.
 
 # %%
 for changes in [{"rooms": n} for n in n_rooms[1:]] + [{"steps": n} for n in (75, 400, 800)]:

@@ -161,8 +161,8 @@ print("numbers that train:", count_parameters(small_llama())[0])
 # The paper says: learning rate 0.009, batch 64, 2 epochs of warm-up, 5 epochs in all (section 4.1).
 # Take 0.009 as it stands, and you train with four times the rate that was meant. In the authors'
 # code 0.009 is a **base rate** per 256 rows. What runs is the base rate times the effective batch
-# over 256. The paper's batch has 64 rows, the released script's 32: 8 GPUs with 4 rows each. So there
-# are two real rates, and neither is 0.009.
+# over 256. The paper's batch has 64 rows, the released script's 32: 8 GPUs with 4 rows each. So
+# there are two real rates, and neither is 0.009.
 #
 # The rate does not stay the same either. It rises in a straight line during the warm-up, because
 # AdamW knows nothing about the gradients yet. Then it falls like half a cosine to 0.
@@ -1458,8 +1458,8 @@ for row, answer in zip(test_commands.select(range(3)), said, strict=False):
 print(f"exact match on unseen rooms and phrasings: {before:.0%} before, {after:.0%} after")
 
 # %% [markdown]
-# On the CPU these are few steps, and many answers are still wrong, often by one word. What a GPU makes
-# of it in 200 steps of 32 rows stands further down.
+# On the CPU these are few steps, and many answers are still wrong, often by one word. What a GPU
+# makes of it in 200 steps of 32 rows stands further down.
 #
 # ## A second expert
 #
@@ -1613,8 +1613,8 @@ of_ways.compare(max(methods, key=early.get))
 
 # %% [markdown]
 # On our own task LoRA and full fine-tuning learn **faster**, and after 100 steps they are no worse.
-# So it is in public, too. PEFT's comparison on MetaMathQA (Llama-3.2-3B, 5,000 steps, scored on GSM8K;
-# read in November 2026):
+# So it is in public, too. PEFT's comparison on MetaMathQA (Llama-3.2-3B, 5,000 steps, scored on
+# GSM8K; read in November 2026):
 #
 # | method | right answers |
 # |---|---|
@@ -1625,11 +1625,11 @@ of_ways.compare(max(methods, key=early.get))
 # | LoRA, rank 64, rank-stabilised | 51.3 % |
 # | Lily, the best of 63 runs | 52.6 % |
 #
-# (Its prompts ran in bfloat16, at N(0, 1): lesson 08 showed what that costs. Nobody has published the
-# same run in float32.) So **take LoRA** if you want the best score for your data, or weights that can
-# be merged. Take adaption prompts for what you have seen in this course: the base untouched at the
-# start and afterwards, the smallest file, experts that swap within a chat, a gate that you can read,
-# a picture that comes in through the prompts.
+# (Its prompts ran in bfloat16, at N(0, 1): lesson 08 showed what that costs. We found no such run
+# in float32.) So **take LoRA** if you want the best score for your data, or weights
+# that can be merged. Take adaption prompts for what you have seen in this course: the base
+# untouched at the start and afterwards, the smallest file, experts that swap within a chat, a gate
+# that you can read, a picture that comes in through the prompts.
 #
 # And this lesson's own runs on a GPU: 200 steps of 32 rows. For telegrams with both scores.
 
@@ -1725,9 +1725,9 @@ of_badges.compare(failed[0] if failed else "none")
 # the losses. Measured on four H100 with the shape of LLaMA-7B: 3.9 times the tokens per second of
 # one.
 #
-# And a Llama that fits on no single GPU? It is **sharded** (FSDP): each process holds a part of every
-# layer, and a layer is put together only while it computes. In LLaMA-Adapter only the frozen base
-# needs this. Another argument, before `add_adaption_prompts`:
+# And a Llama that fits on no single GPU? It is **sharded** (FSDP): each process holds a part of
+# every layer, and a layer is put together only while it computes. In LLaMA-Adapter only the frozen
+# base needs this. Another argument, before `add_adaption_prompts`:
 #
 # ```python
 # llama, tokenizer = load_llama("owner/a-large-llama", dtype=torch.bfloat16, shard=True)
