@@ -5,8 +5,14 @@ import torch
 from tiny_run import tiny_model, tiny_run
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_adapter, save_adapter
-from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    add_adaption_prompts,
+    add_cartridge,
+    load_adapter,
+    save_adapter,
+)
+from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 from llama_adapter_edu.training.step import check_gradients
 
 CONFIG = AdaptionPromptConfig(adapter_len=5, adapter_layers=2)
@@ -110,6 +116,19 @@ def test_a_base_in_pieces_is_refused_and_left_as_it_was(monkeypatch):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["V2", "cartridge"])
+def test_v2_and_cartridges_on_a_spread_base_are_refused(kind):
+    model = tiny_model(adapter=False)
+    model.model.layers[1].self_attn.k_proj.weight.placements = ("Shard(0)",)
+    with pytest.raises(ValueError, match=r"spread over several processes.*Load it whole|are cut"):
+        if kind == "V2":
+            add_adaption_prompts(model, V2)
+        else:
+            add_cartridge(model, WORDS[:1])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not adapter_configs(model)
+
+
 class TestQuantized:
     """Needs bitsandbytes: pip install "llama-adapter-edu[quantized]"."""
 
@@ -154,6 +173,14 @@ class TestQuantized:
         assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
         prompts = adapter_prompts(model, "default").values()
         assert {parameter.dtype for p in prompts for parameter in p.parameters()} == {torch.float32}
+
+    def test_a_cartridge_is_that_of_the_same_numbers_in_32_bits(self, load, twin):
+        models = [add_cartridge(base, WORDS[:1]).train() for base in (load(), twin)]
+        caches = [{n: p for n, p in m.named_parameters() if p.requires_grad} for m in models]
+        for found, wanted in (caches, [*map(gradients, models)]):
+            assert found.keys() == wanted.keys() and len(wanted) == 6
+            for name, right in wanted.items():  # layers in 8 bits round their input, too
+                assert (found[name] - right).norm() < 0.05 * right.norm(), name
 
     def test_a_run_goes_on_from_its_checkpoint(self, load, tmp_path):
         first, _ = tiny_run(tmp_path, model=adapted(load()))

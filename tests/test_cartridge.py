@@ -449,6 +449,12 @@ def test_another_kind_of_attention_is_refused(tiny):
         logits(model)
 
 
+def test_continuous_batching_is_refused_before_its_thread_starts(tiny):
+    model = add_cartridge(tiny(attn_implementation="sdpa"), DOCUMENT)
+    with pytest.raises(ValueError, match="packs texts side by side, where a cartridge has no"):
+        model.generate_batch(inputs=IDS.tolist())
+
+
 def test_packed_examples_each_see_the_cartridge(tiny):
     model = trained(add_cartridge(tiny(attn_implementation="sdpa"), DOCUMENT))
     wanted = [logits(model, ids) for ids in (IDS[:1], IDS[1:, :5])]

@@ -220,6 +220,8 @@ class Law(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(["deepcopy", "pickle", "torch.save"]))
     def copy_it(self, how):
+        if self.model.is_gradient_checkpointing:  # transformers hooks a function for it inside
+            how = "deepcopy"
         if how == "deepcopy":
             self.model = copy.deepcopy(self.model)
         elif how == "pickle":

@@ -15,16 +15,16 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from llama_adapter_edu.adapters.choice import disable_adapter
 from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import (
     attention_layers,
-    check_uncut,
     compute_device,
     decoder_of,
+    evaluation,
     unwrapped,
 )
 from llama_adapter_edu.adapters.generation import CACHES
@@ -73,6 +73,7 @@ def add_cartridge(
     check_new_name(adapter_name, adapter_configs(model))
     config = _fitting(config or CartridgeConfig(), input_ids)
     layers = attention_layers(model)
+    _check_whole(layers)
     cache = document_cache(model, input_ids[:, : config.num_virtual_tokens])
     if [*cache] != [*range(len(layers))]:
         raise ValueError(
@@ -85,17 +86,11 @@ def add_cartridge(
 def document_cache(model: PreTrainedModel, input_ids: Int[Tensor, "1 t"]) -> dict[int, KeysValues]:
     """Keys and values of a document's tokens in the base model, by layer number."""
     base = unwrapped(model)
-    cache, training = DynamicCache(), [module for module in base.modules() if module.training]
-    takes = inspect.signature(type(base).forward).parameters
+    cache, takes = DynamicCache(), inspect.signature(type(base).forward).parameters
     name = next((n for n in CACHES if n in takes), CACHES[-1])
     ids = input_ids.to(compute_device(base.get_input_embeddings()))
-    base.eval()
-    try:
-        with torch.no_grad(), disable_adapter(model):
-            base(input_ids=ids, use_cache=True, **{name: cache})
-    finally:
-        for module in training:
-            module.training = True
+    with torch.no_grad(), evaluation(base), disable_adapter(model):
+        base(input_ids=ids, use_cache=True, **{name: cache})
     kept = ((n, layer.keys, layer.values) for n, layer in enumerate(cache.layers))
     return {n: (key[0], value[0]) for n, key, value in kept if key is not None and key.ndim == 4}
 
@@ -115,7 +110,7 @@ def put_cartridge(
     """
     layers = attention_layers(model)
     check_new_name(adapter_name, adapter_configs(model))
-    check_uncut(layers)
+    _check_whole(layers)
     prepare(model, dict(enumerate(layers)), freeze=freeze)
     for number, attention in enumerate(layers):
         key, value = (x.to(compute_device(attention)) for x in cache[number])
@@ -157,6 +152,14 @@ def cartridge_cache(model: PreTrainedModel, adapter_name: str) -> dict[int, Keys
     """A copy on the CPU of a cartridge's keys and values, by layer number."""
     found = adapter_prompts(model, adapter_name).items()
     return {n: tuple(x.detach().cpu() for x in heads_of(part)) for n, part in found}
+
+
+def _check_whole(layers: Sequence[nn.Module]) -> None:
+    if any(hasattr(p, "placements") for attention in layers for p in attention.parameters()):
+        raise ValueError(
+            "the model's weights are spread over several processes, where a cartridge has not been "
+            "tried. Load it whole, or take prompts."
+        )
 
 
 def _fitting(config: CartridgeConfig, input_ids: Tensor) -> CartridgeConfig:

@@ -8,7 +8,8 @@ What adaption prompts make of base models that are not whole, in one place, in 1
     cut by a tensor-parallel plan       refused: prompts would need a part of each device's heads
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate.utils import align_module_device
@@ -103,3 +104,19 @@ def compute_device(module: nn.Module) -> torch.device:
 def brought_here(module: nn.Module) -> AbstractContextManager:
     """Inside, a module's parameters can be read, even if accelerate keeps them elsewhere."""
     return align_module_device(module) if hasattr(module, "_hf_hook") else nullcontext()
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Inside, the model computes without dropout, if it can; afterwards it is in the mode it was.
+
+    bitsandbytes repacks 4-bit weights for good when a model computes in evaluation mode, and then
+    they cannot train: such a model stays in the mode of training.
+    """
+    was_training = {module for module in model.modules() if module.training}
+    model.train(any(type(module).__name__ == "Linear4bit" for module in model.modules()))
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.training = module in was_training

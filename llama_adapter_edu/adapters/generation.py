@@ -119,6 +119,11 @@ class InThreadOfItsOwn:
                 f"{self.name} answers in a thread of its own, which this use_adapter or "
                 "disable_adapter block does not reach. Choose with set_adapter(model, name)."
             )
+        if prefix_length(self.state, self.state.active):
+            raise ValueError(
+                f"{self.name} packs texts side by side, where a cartridge has no place. Call "
+                "generate, or choose another adapter."
+            )
         return getattr(type(self.model), self.name)(self.model, *args, **kwargs)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from llama_adapter_edu.adapters.attach import PROBE
-from llama_adapter_edu.adapters.decoder import compute_device
+from llama_adapter_edu.adapters.decoder import compute_device, evaluation
 from llama_adapter_edu.adapters.keys import layer_keys_values
 
 SIZES = 1.0, 30.0, 1000.0  # of the rows: a clip shows in large ones, a norm in the difference
@@ -67,20 +67,14 @@ def _run(model: nn.Module) -> None:
     ids = torch.ones(
         len(SIZES), 1, dtype=torch.long, device=compute_device(model.get_input_embeddings())
     )
-    was_training = {module for module in model.modules() if module.training}
-    # bitsandbytes repacks 4-bit weights for good when a model computes in evaluation mode.
-    model.train(any(type(module).__name__ == "Linear4bit" for module in model.modules()))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation(model):
             model(input_ids=ids, use_cache=False)
     except Exception as error:  # a family that needs more than tokens, or does something unusual
         raise ValueError(
             f"{type(model).__name__} could not be run on single tokens to see how it makes its "
             f"keys and values: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        for module in model.modules():
-            module.training = module in was_training
 
 
 def _put_rows(

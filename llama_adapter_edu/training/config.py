@@ -19,7 +19,7 @@ class TrainingConfig:
         batch_size: rows a step learns from, over all processes (the effective batch).
         learning_rate: its highest value, after `warmup_steps` of linear rise; from there it follows
             half a cosine to 0. A real rate, not one per 256 rows as in the authors' code.
-        weight_decay: on the prompts; gates are not decayed.
+        weight_decay: on prompts and cartridges; gates, biases, scales and norms are not decayed.
         max_grad_norm: gradients are scaled down to this norm.
         seed: of the order of the rows, and of whatever is random inside a step.
         micro_batch_size: rows that are in memory at once, in each process; None for all that the
