@@ -98,13 +98,8 @@ def test_the_readme_names_every_lesson_and_only_real_commands():
 def test_taught_code_uses_named_axes():
     """The lessons' axes have names: what is taught has no bare view, permute or reshape."""
     files = {path.stem: path for path in (ROOT / "llama_adapter_edu/method").glob("[a-z]*.py")}
-<<<<<<< HEAD
-    taught = {"attention", "gated_prompts", "image_prompts", "wrapped_layer"}
-    assert files.keys() >= taught | {"bias_scale", "cartridge"}
-=======
     newer = {"bias_scale", "cartridge", "float32"}
     assert files.keys() == {"attention", "gated_prompts", "image_prompts", "wrapped_layer"} | newer
->>>>>>> w-v2
     for name, path in files.items():
         code = path.read_text(encoding="utf-8")
         assert not re.search(r"\.(view|permute|transpose|reshape)\(", code), name
