@@ -6,7 +6,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 CORES  := -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-slow test-gpu faults fuzz test-oldest test-newest test-colab wheel lab lessons mutate site test-site test-jupyter clean
+.PHONY: demo test test-quick test-slow test-gpu faults fuzz test-oldest test-newest test-colab wheel lab lessons mutate site test-site test-figures test-jupyter clean
 
 demo: $(VENV)/ready  ## fine-tune the course's Llama on home commands, compare before and after
 	$(RUN) -m llama_adapter_edu finetune
@@ -75,6 +75,9 @@ site: $(VENV)/browser  ## build the course site, build/site/index.html
 
 test-site: site  ## open every page of the site in Chromium
 	$(RUN) -m pytest tests/browser/test_site.py
+
+test-figures: $(VENV)/browser  ## the figures that move, in Chromium: by keyboard, in notebooks, for axe
+	$(RUN) -m pytest tests/browser/test_figures.py tests/browser/test_microscope.py tests/browser/test_token_way.py
 
 test-jupyter: $(VENV)/browser  ## solve exercises in JupyterLab in Chromium; ARGS="-k 03" for one
 	$(RUN) -m pytest tests/browser/test_jupyter.py $(ARGS)

@@ -18,6 +18,7 @@ import pytest
 import quick
 import strict_warnings
 import torch
+from gates import open_gates
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -26,7 +27,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from llama_adapter_edu import load_llama
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 from llama_adapter_edu.base_models.course_llama import course_llama
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -87,6 +88,16 @@ def small_llama_folder(tmp_path_factory):
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def small_adapted(small_llama_folder):
+    """(model, tokenizer): the small Llama with 4 prompts in both layers, all gates open."""
+    model, tokenizer = load_llama(str(small_llama_folder))
+    torch.manual_seed(0)
+    add_adaption_prompts(model, AdaptionPromptConfig(adapter_len=4, adapter_layers=2))
+    open_gates(model)
+    return model, tokenizer
 
 
 @pytest.fixture

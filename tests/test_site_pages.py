@@ -7,8 +7,9 @@ import pytest
 from course import ROOT
 
 import llama_adapter_edu
+from llama_adapter_edu.course.figures import gate_dial
 from tools.master import read_lesson
-from tools.site import api, lessons, results
+from tools.site import api, front, lessons, results
 from tools.site.__main__ import contents, site_links
 from tools.site.charts import Chart
 from tools.site.docstrings import to_rst
@@ -73,6 +74,22 @@ def test_every_page_of_the_docs_is_in_the_contents(tmp_path):
     assert pages.count("api/index") == 1 and "index" not in pages
 
 
+def test_the_first_page_has_the_demos_answers_the_dial_and_the_lessons():
+    stored = gate_dial.stored_stops()
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    text = front.front_page(index, ["| one | 5 | 3 |"])
+    assert "<!--" not in text.replace(gate_dial.gate_dial().text, "")
+    assert gate_dial.gate_dial().text in text and "| one | 5 | 3 |" in text
+    rows = [line for line in text.splitlines() if line.endswith("` |")]
+    assert [row.rsplit("`", 2)[1] for row in rows] == [r["output"] for r in stored["rows"][:3]]
+    with pytest.raises(ValueError, match="lacks the comment <!-- gate dial -->"):
+        front.front_page("<!-- before and after --> <!-- lessons -->", [])
+
+
+def test_marks_in_an_answer_are_text_in_the_table():
+    assert front._cell("a | b\n*c* <d>") == r"a \| b \*c\* \<d\>"
+
+
 def test_pictures_and_lists_of_a_docstring_survive():
     lines = to_rst(["Sum.", "", "    a ── b", "", "    c", "", "x, `y`: |x| and *y", "  more"])
     assert lines[:7] == ["Sum.", "", "::", "", "        a ── b", "", "        c"]
@@ -106,7 +123,7 @@ def test_public_names_are_found_where_they_are_defined():
     assert what == llama_adapter_edu.finetune.__doc__.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["ablations", "quality", "vision"])
+@pytest.mark.parametrize("name", ["ablations", "quality", "vision", "gate_dial", "token_way"])
 def test_stored_results_become_charts_with_their_numbers(name):
     text = (ROOT / "llama_adapter_edu/course/results" / f"{name}.json").read_text(encoding="utf-8")
     page, charts = results.page(name, text)

@@ -177,4 +177,4 @@ def trust(page) -> None:
     page.keyboard.press("Control+Shift+C")
     page.locator(".lm-CommandPalette-input").fill("trust notebook")
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Trust", exact=True).click()
+    page.get_by_role("button", name="Confirm Trusting").click()

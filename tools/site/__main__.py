@@ -17,7 +17,7 @@ import nbformat
 
 import llama_adapter_edu
 from tools.master import read_lesson
-from tools.site import api, lessons, results
+from tools.site import api, front, lessons, results
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(
@@ -30,8 +30,6 @@ LESSONS = """# Lessons
 
 In order: each stands on the ones before.
 
-| lesson | minutes | exercises |
-|---|--:|--:|
 {rows}
 """
 TOCTREE = """
@@ -55,14 +53,15 @@ def write_source(root: Path, folder: Path) -> None:
         inside = sorted(path.stem for path in index.parent.glob("*.md") if path != index)
         _write_index(index.parent, index.read_text(encoding="utf-8"), inside, ":hidden:")
     shutil.copytree(root / "solutions" / "figures", folder / "figures", dirs_exist_ok=True)
-    _write_lessons(root, folder)
+    rows = _write_lessons(root, folder)
     public = api.public_names(llama_adapter_edu)
     for name, text in api.api_pages(root / "llama_adapter_edu", public).items():
         _write(folder / "api" / name, text)
     _write_results(root, folder / "results")
-    _write(
-        folder / "index.md", (folder / "index.md").read_text(encoding="utf-8") + contents(folder)
-    )
+    first = folder / "index.md"
+    rows = [row.replace("](", "](lessons/", 1) for row in rows]
+    text = front.front_page(first.read_text(encoding="utf-8"), rows)
+    _write(first, text + contents(folder))
 
 
 def contents(folder: Path) -> str:
@@ -98,7 +97,8 @@ def site_links(text: str, folder: str, built: set[str]) -> str:
     return LINK.sub(moved, text)
 
 
-def _write_lessons(root: Path, folder: Path) -> None:
+def _write_lessons(root: Path, folder: Path) -> list[str]:
+    """All pages of lessons; the rows of their table."""
     names, rows = [], []
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         lesson = read_lesson(root / "solutions" / f"{path.stem}.py")
@@ -108,8 +108,9 @@ def _write_lessons(root: Path, folder: Path) -> None:
         _write(folder / "notebooks" / path.name, path.read_text(encoding="utf-8"))
         names.append(path.stem)
         rows.append(lessons.row(lesson, page))
-    text = LESSONS.format(rows="\n".join(rows))
+    text = LESSONS.format(rows="\n".join([front.LESSONS, *rows]))
     _write_index(folder / "lessons", text, names, ":hidden:")
+    return rows
 
 
 def _write_results(root: Path, folder: Path) -> None:

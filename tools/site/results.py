@@ -112,10 +112,37 @@ def vision(content: dict) -> Results:
     )
 
 
+def gate_dial(content: dict) -> Results:
+    """`gate_dial.json`: the demo's adapter with its gates turned."""
+    charts = []
+    for place, (control, stops) in enumerate(list(content["stops"].items())[:-1]):
+        rows = {f"× {stop['factor']:g}": [stop["loss"]] for stop in stops}
+        title = control.capitalize()
+        charts.append(Chart(f"control-{place}", title, "loss", rows, "nats", log=True))
+    text = (
+        "The demo's adapter on unseen commands, with its gate openings multiplied by a factor: "
+        "1 is as trained, 0 is the frozen Llama. The file also has each single head switched off."
+    )
+    return Results("The gate dial", text, content["conditions"], charts)
+
+
+def token_way(content: dict) -> Results:
+    """`token_way.json`: what one token reads from words and from prompts, in one head."""
+    weights = enumerate(content["prompt_weights"])
+    rows = {f"prompt {prompt}": [weight] for prompt, weight in weights}
+    place = f"layer {content['layer']}, head {content['head']}"
+    title = f"The last token's softmax over the prompts, {place}"
+    charts = [Chart("prompts", title, "weight", rows)]
+    text = f"One token's way through one head of the demo's adapter. Command: {content['command']}"
+    return Results("One token's way", text, content["conditions"], charts)
+
+
 READERS: dict[str, Callable[[dict], Results]] = {
     "quality": quality,
     "ablations": ablations,
     "vision": vision,
+    "gate_dial": gate_dial,
+    "token_way": token_way,
 }
 
 

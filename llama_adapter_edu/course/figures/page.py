@@ -35,7 +35,7 @@ class Page:
         place = f"{name}-{hashlib.sha256((text + code).encode()).hexdigest()[:12]}"
         self.text = (
             f'<div data-figure="{place}"><p>{html.escape(self.instead)}</p></div>\n'
-            f"<script>\n(() => {{\n{code}\n"
+            f'<script>\n(() => {{\n"use strict";\n{code}\n'
             f"const style = {json.dumps(_file('figure.css'))};\n"
             f"show({json.dumps(place)}, style, {name}, {text});\n}})();\n</script>"
         )
