@@ -61,7 +61,7 @@ def _differences(found: NotebookNode, expected: NotebookNode) -> list[str]:
         problems.append(f": {len(found.cells)} cells, its master gives {len(expected.cells)}")
     for number, (cell, right) in enumerate(zip(found.cells, expected.cells, strict=False), start=1):
         keys = [k for k in ("cell_type", "source", "id", "metadata") if cell.get(k) != right[k]]
-        keys += ["outputs"] if right.get("outputs") and cell.outputs != right.outputs else []
+        keys += ["outputs"] if right.get("outputs") and cell.get("outputs") != right.outputs else []
         if keys:
             first = right.source.partition("\n")[0][:60]
             problems.append(f", cell {number} ({first}): {', '.join(keys)} differ")
