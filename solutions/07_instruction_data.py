@@ -211,6 +211,8 @@ def _(instruction, output, eos_token):
     assert isinstance(row, Mapping) and set(row) == {"input_ids", "labels"}, (
         'return a dictionary, {"input_ids": ..., "labels": ...}'
     )
+    said = "input_ids and labels are one list: what is masked in one is masked in the other"
+    assert row["input_ids"] is not row["labels"], said
     numbers_only = all(not isinstance(x, str) for x in row["input_ids"])
     assert numbers_only, (
         "there are texts among the ids: tokenizer(...) is a dictionary, take its ids"
@@ -706,10 +708,11 @@ of_padding.compare("above 40 %" if share > 0.4 else "20 to 40 %" if share > 0.2 
 # Nearly half of the work was for nothing. Length grouping saves most of it, and needs no other model
 # code. The library's training uses it.
 #
-# Packing saves the rest, but it is delicate: the tokens of an example must not see the example before
-# it. And **prompts see absolute positions** (lesson 03), so the positions must start at 0 again with
-# each example. Who sees whom can be measured: exchange one token and look where the logits change. Here
-# it is for three short texts in one row, in the Llama with its gates a little open.
+# Packing saves the rest, but it is delicate: the tokens of an example must not see the example
+# before it. And **prompts see absolute positions** (lesson 03), so the positions must start at 0
+# again with each example. Who sees whom can be measured: exchange one token and look where the
+# logits change. Here it is for three short texts in one row, in the Llama with its gates a little
+# open.
 
 # %%
 torch.manual_seed(0)
@@ -862,7 +865,7 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
 @check("7.3", "exact_match")
 def _():
     pairs = {
-        "on": ("on", True),
+        "on": ("".join("on"), True),  # equal, and another object
         "on\n": ("on", True),
         " 80": ("  80 ", True),
         "8": ("80", False),
@@ -878,7 +881,9 @@ def _():
         single = {answer: exact_match([answer], [e]) for answer, (e, _) in pairs.items()}
     except json.JSONDecodeError:
         raise AssertionError("answers are texts, and need not be JSON: compare the texts") from None
-    assert single["on"] in (1, True), f"one right answer of one gives 1, got {single['on']!r}"
+    assert single["on"] in (1, True), (
+        f"'on' for 'on' is one right answer of one: 1, compared with ==; got {single['on']!r}"
+    )
     assert single["on\n"] == 1 and single[" 80"] == 1, (
         "spaces and line breaks at the ends count as wrong: use strip, on both texts"
     )
@@ -1032,7 +1037,7 @@ print(f"\n{len(set(rooms))} rooms and {len(set(phrasings))} phrasings in {len(ro
 # </details>
 
 
-# %% tags=["exercise"]
+# %% tags=["exercise"] assemble=true
 def group_split(
     groups: Sequence[str], test_share: float, seed: int = 0
 ) -> tuple[list[int], list[int]]:

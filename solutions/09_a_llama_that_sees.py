@@ -171,7 +171,7 @@ print("coarse b f ", tuple(coarse.shape), " combinations of strokes at 2 x 2 pla
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.vision.image_prompt"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.vision.image_prompt"
 def image_vector(
     features: Sequence[Float[Tensor, "b f"]], projection: Projection
 ) -> Float[Tensor, "b m"]:
@@ -306,7 +306,7 @@ print("image b m", tuple(image.shape))
 # </details>
 
 
-# %% tags=["exercise"] library="llama_adapter_edu.method.image_prompts"
+# %% tags=["exercise"] assemble=true library="llama_adapter_edu.method.image_prompts"
 def add_image(prompts: Float[Tensor, "p m"], image: Float[Tensor, "b m"]) -> Float[Tensor, "b p m"]:
     """Add each picture's vector to every prompt (eq. 10): one set of prompts for each row."""
     ### BEGIN SOLUTION
@@ -349,6 +349,18 @@ def _(b, p):
     assert_shape(add_image(prompts, pictures[:1]), "b p m", b=1, p=p, m=7)
     assert_shape(add_image(prompts[:1], pictures), "b p m", b=b, p=1, m=7)
 
+
+# %% [raw] tags=["wrong"] says="add the picture, do not multiply"
+"""
+def add_image(prompts, image):
+    return prompts * rearrange(image, "b m -> b 1 m")
+"""
+
+# %% [raw] tags=["wrong"] says="an axis of size 5 meets an axis of size 3"
+"""
+def add_image(prompts, image):
+    return prompts + rearrange(image, "b m -> 1 b m")
+"""
 
 # %% [raw] tags=["wrong"] says="an axis of size 5 meets an axis of size 3"
 """
@@ -754,9 +766,9 @@ of_repeat = predict(
 # The projections are linear, so all keys of the picture moved by the same vector $W_k I$. Then all
 # scores of a token moved by the same number. And a softmax does not see what all its scores share.
 #
-# So within a layer a picture does not change *which* prompt a token looks at. What it changes are the
-# values: each moved by $W_v I$. The weights sum to 1, so what arrives is exactly gate times $W_v I$.
-# Check it, with the real Llama's top layer:
+# So within a layer a picture does not change *which* prompt a token looks at. What it changes are
+# the values: each moved by $W_v I$. The weights sum to 1, so what arrives is exactly gate times
+# $W_v I$. Check it, with the real Llama's top layer:
 
 # %%
 torch.manual_seed(0)
@@ -990,15 +1002,15 @@ of_pairs.compare("nearly all" if after > 0.9 else "some" if after > 0.1 else "ha
 # right, here and there. Look at what it says: most often the digit itself. It answers the question
 # that it was trained on for this picture.
 #
-# One reason may be this: `four` and `nine` are the answers to this question for three and eight only.
-# So in training they were never an answer to it. The prompts learnt which words this question wants,
-# and these two are not among them. That the frozen Llama can count does not help. A high number on
-# unseen *pictures* says nothing about unseen *combinations*. Hold some out, always.
+# One reason may be this: `four` and `nine` are the answers to this question for three and eight
+# only. So in training they were never an answer to it. The prompts learnt which words this question
+# wants, and these two are not among them. That the frozen Llama can count does not help. A high
+# number on unseen *pictures* says nothing about unseen *combinations*. Hold some out, always.
 #
 # ## Ask a picture yourself
 #
-# `generate` takes `images` like any other input. Change the numbers of the pictures, or the question.
-# Each question is answered on its own, so on a hard picture the answers need not agree.
+# `generate` takes `images` like any other input. Change the numbers of the pictures, or the
+# question. Each question is answered on its own, so on a hard picture the answers need not agree.
 
 # %% tags=["nbval-ignore-output"]
 # alt: Three test pictures; under each of them the Llama's answers to the three questions.
@@ -1021,8 +1033,9 @@ plt.show()
 # %% [markdown]
 # ## What the tokens look at
 #
-# Each token looks at ten prompts, and all of them carry the picture. Take two pictures, and compare how
-# the tokens of one question attend to the prompts: in the lowest adapted layer, and in the top one.
+# Each token looks at ten prompts, and all of them carry the picture. Take two pictures, and compare
+# how the tokens of one question attend to the prompts: in the lowest adapted layer, and in the top
+# one.
 
 # %% tags=["nbval-ignore-output"]
 of_layers = predict(
@@ -1159,7 +1172,7 @@ print("what learns beside the prompts:", *learns)
 #
 # <details><summary>Answer</summary>
 #
-# The gates alone. Everything else stands behind a factor of zero, as in lesson 04. The encoder starts
-# to learn at the second step.
+# The gates alone. Everything else stands behind a factor of zero, as in lesson 04. The encoder
+# starts to learn at the second step.
 #
 # </details>

@@ -161,8 +161,8 @@ print("numbers that train:", count_parameters(small_llama())[0])
 # The paper says: learning rate 0.009, batch 64, 2 epochs of warm-up, 5 epochs in all (section 4.1).
 # Take 0.009 as it stands, and you train with four times the rate that was meant. In the authors'
 # code 0.009 is a **base rate** per 256 rows. What runs is the base rate times the effective batch
-# over 256. The paper's batch has 64 rows, the released script's 32: 8 GPUs with 4 rows each. So there
-# are two real rates, and neither is 0.009.
+# over 256. The paper's batch has 64 rows, the released script's 32: 8 GPUs with 4 rows each. So
+# there are two real rates, and neither is 0.009.
 #
 # The rate does not stay the same either. It rises in a straight line during the warm-up, because
 # AdamW knows nothing about the gradients yet. Then it falls like half a cosine to 0.
@@ -533,6 +533,7 @@ def _(lengths):
     backwards = []
     weight.register_hook(lambda _: backwards.append(1))
     trains = [parameter.requires_grad for parameter in model.parameters()]
+    values = [parameter.detach().clone() for parameter in model.parameters()]
 
     loss = accumulate(model, parts)
     assert not isinstance(loss, torch.Tensor), (
@@ -570,7 +571,8 @@ def _(lengths):
     }
     assert_close(loss, mean.item(), tol=1e-4, mistakes=mistakes, what="the loss")
     mine = weight.grad
-    assert mine is not None, "no gradient arrived: call backward, and leave it in .grad"
+    said = "no gradient arrived: call backward on a loss that comes from the model, and leave it in .grad"
+    assert mine is not None, said
     mistakes = {
         "all micro-batches went backward twice or more": 2 * gradient,
         "the gradients are those of a sum": gradient * sum(counts),
@@ -584,6 +586,8 @@ def _(lengths):
         "them in memory"
     )
     assert [p.requires_grad for p in model.parameters()] == trains, "what trains has changed"
+    said = "a parameter has changed: no step here, the optimiser takes it later"
+    assert all(map(torch.equal, model.parameters(), values)), said
     assert not model.training, "the model was in eval mode: leave its mode as it is"
 
     accumulate(model, parts)
@@ -1073,11 +1077,35 @@ def _():
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     path = Path(folder.name, "run.pt")
 
+    def watched_load(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """load_run, with a look at what it leaves."""
+        before = {name: (p, p.requires_grad) for name, p in model.named_parameters()}
+        frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+        try:
+            step = load_run(path, model, optimizer)
+        except pickle.UnpicklingError:
+            raise AssertionError(
+                "the file holds more than tensors, numbers and containers, or is cut short: save "
+                "optimizer.state_dict(), not the optimiser"
+            ) from None
+        for name, parameter in model.named_parameters():
+            said = (
+                f"load_run put a new parameter into the model as {name}, and the optimiser goes on "
+            )
+            assert parameter is before[name][0], said + "with the old one: copy into it"
+            said = (
+                f"after load_run {name} does not train any more, or was frozen before: leave that"
+            )
+            assert parameter.requires_grad == before[name][1], said
+            said = f"{name} is frozen, and load_run changed it: find each parameter by its name"
+            assert name not in frozen or torch.equal(parameter, frozen[name]), said
+        return step
+
     def small_run(first: int, last: int, resumed: bool = False) -> tuple:
         """Steps `first` to `last` - 1 on the same rows, from the file at `path` if resumed."""
         model = small_llama()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        step = load_run(path, model, optimizer) if resumed else 0
+        step = watched_load(model, optimizer) if resumed else 0
         torch.manual_seed(1)
         batch = small_batch(4, 6)
         for _ in range(first, last):
@@ -1100,7 +1128,8 @@ def _():
     right = dict(model.named_parameters())
     for name, parameter in loaded.named_parameters():
         said = (
-            f"{name} is not what was saved: load_run should copy it into the model's own parameter"
+            f"{name} is not what was saved: is it in the file as it was, like all that trains, and "
+            "does load_run copy it into the model's own parameter?"
         )
         assert torch.equal(parameter, right[name]), said
     said = "3 steps, loading and 3 more steps end elsewhere than 6 steps: is AdamW's state missing?"
@@ -1429,8 +1458,8 @@ for row, answer in zip(test_commands.select(range(3)), said, strict=False):
 print(f"exact match on unseen rooms and phrasings: {before:.0%} before, {after:.0%} after")
 
 # %% [markdown]
-# On the CPU these are few steps, and many answers are still wrong, often by one word. What a GPU makes
-# of it in 200 steps of 32 rows stands further down.
+# On the CPU these are few steps, and many answers are still wrong, often by one word. What a GPU
+# makes of it in 200 steps of 32 rows stands further down.
 #
 # ## A second expert
 #
@@ -1584,8 +1613,8 @@ of_ways.compare(max(methods, key=early.get))
 
 # %% [markdown]
 # On our own task LoRA and full fine-tuning learn **faster**, and after 100 steps they are no worse.
-# So it is in public, too. PEFT's comparison on MetaMathQA (Llama-3.2-3B, 5,000 steps, scored on GSM8K;
-# read in November 2026):
+# So it is in public, too. PEFT's comparison on MetaMathQA (Llama-3.2-3B, 5,000 steps, scored on
+# GSM8K; read in November 2026):
 #
 # | method | right answers |
 # |---|---|
@@ -1596,11 +1625,11 @@ of_ways.compare(max(methods, key=early.get))
 # | LoRA, rank 64, rank-stabilised | 51.3 % |
 # | Lily, the best of 63 runs | 52.6 % |
 #
-# (Its prompts ran in bfloat16, at N(0, 1): lesson 08 showed what that costs. Nobody has published the
-# same run in float32.) So **take LoRA** if you want the best score for your data, or weights that can
-# be merged. Take adaption prompts for what you have seen in this course: the base untouched at the
-# start and afterwards, the smallest file, experts that swap within a chat, a gate that you can read,
-# a picture that comes in through the prompts.
+# (Its prompts ran in bfloat16, at N(0, 1): lesson 08 showed what that costs. We found no such run
+# in float32.) So **take LoRA** if you want the best score for your data, or weights
+# that can be merged. Take adaption prompts for what you have seen in this course: the base
+# untouched at the start and afterwards, the smallest file, experts that swap within a chat, a gate
+# that you can read, a picture that comes in through the prompts.
 #
 # And this lesson's own runs on a GPU: 200 steps of 32 rows. For telegrams with both scores.
 
@@ -1696,9 +1725,9 @@ of_badges.compare(failed[0] if failed else "none")
 # the losses. Measured on four H100 with the shape of LLaMA-7B: 3.9 times the tokens per second of
 # one.
 #
-# And a Llama that fits on no single GPU? It is **sharded** (FSDP): each process holds a part of every
-# layer, and a layer is put together only while it computes. In LLaMA-Adapter only the frozen base
-# needs this. Another argument, before `add_adaption_prompts`:
+# And a Llama that fits on no single GPU? It is **sharded** (FSDP): each process holds a part of
+# every layer, and a layer is put together only while it computes. In LLaMA-Adapter only the frozen
+# base needs this. Another argument, before `add_adaption_prompts`:
 #
 # ```python
 # llama, tokenizer = load_llama("owner/a-large-llama", dtype=torch.bfloat16, shard=True)

@@ -1,5 +1,7 @@
 """Teaching notes: from the masters, complete, and kept up to date by the build."""
 
+import re
+
 import course
 import pytest
 
@@ -50,3 +52,16 @@ def test_the_build_writes_the_pages_without_a_kernel_and_finds_old_ones(tmp_path
     notebook.write_bytes((course.built_fixture() / "notebooks" / notebook.name).read_bytes())
     assert build.main(["--check", "--root", str(root)]) == 1
     assert "teaching/92.md: has no master" in capsys.readouterr().err
+
+
+def test_the_assistants_page_quotes_sentences_of_checks_and_shuts_the_solutions():
+    page = (course.ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    assert "CONTRIBUTING.md" in page.partition("\n")[0]
+    said = {says for path in MASTERS for e in read_lesson(path).exercises for says, _ in e.wrong}
+    quoted = re.findall(r'^\* "([^"]+)":', page, re.M)
+    assert len(quoted) == 3
+    assert set(quoted) <= said
+    shut = page.partition("**Never open")[2].partition("\n\n")[0]
+    for folder in ("solutions/", "llama_adapter_edu/course/reference/", "docs/teaching/"):
+        assert f"`{folder}`" in shut
+        assert (course.ROOT / folder).is_dir()
