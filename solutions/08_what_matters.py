@@ -1319,7 +1319,7 @@ assert mean_of("exact_match", learning_rate=real_rate, dtype="bfloat16") < score
 #   see above what is left of the difference there.
 #
 # PEFT's comparison of methods (MetaMathQA) ran this one with bfloat16 prompts from N(0, 1). At a
-# rate of 5e-4 it scored 21.2 %, at 5e-3 38.4 %. The curve above the last one shows a likely reason.
+# rate of 0.0005 it scored 21.2 %, at 0.005 38.4 %. The curve above the last one shows a likely reason.
 # We found no such run with float32 prompts.
 
 # %% [markdown]
