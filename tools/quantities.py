@@ -13,7 +13,7 @@ NUMBER = re.compile(
     r"(?:e(?P<power>-?\d+))?(?:\s?(?P<unit>%|percent\b|thousand\b|K\b|million\b|billion\b))?"
     rf"(?P<measure>\s(?:{MEASURES})\b)?(?![\w]|-\w)"
 )
-SHARED = re.compile(r"(?:,? (?:and |or |to )?-?\d[\d.]*)+\s?%")  # "82.08, 83.85 and 83.94 %"
+SHARED = re.compile(r"(?:(?:,|,? and|,? or| to) -?\d[\d.]*)+\s?%")  # "82.08, 83.85 and 83.94 %"
 LABELS = (
     "app|appendix|batch|bit|blocks?|card|cells?|chapter|column|eqs?|equations?|exercises?|field|"
     "fig|figures?|head|hints?|issues?|layers?|lessons?|number|place|positions?|prompt|question|"
@@ -66,7 +66,7 @@ def quantities(sentence: str) -> Iterator[Quantity]:
     for found in NUMBER.finditer(sentence):
         whole, part = found["digits"].replace(",", ""), found["part"] or ""
         unit = found["unit"] or ("%" if SHARED.match(sentence, found.end()) else "")
-        if not (part or unit or found["measure"] or int(whole) > SMALL):
+        if not (part or unit or found["measure"] or found["power"] or int(whole) > SMALL):
             continue
         scale = UNIT.get(unit, 1) * 10 ** int(found["power"] or 0)
         value = float(f"{whole}.{part or 0}") * scale

@@ -1,6 +1,7 @@
 """The built site (`make site`) as people meet it: every page, in a browser."""
 
 import html.parser
+import json
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,24 @@ def test_hints_and_solutions_open_from_the_keyboard(chromium, site_address):
             box.locator("summary").focus()
             view.keyboard.press("Enter")
             assert box.get_attribute("open") is not None
+
+
+def test_a_solution_is_put_together_from_the_keyboard(chromium, site_address):
+    with opened(chromium, site_address, viewport=DESK) as (view, troubles):
+        view.goto(f"{site_address}/lessons/01_shapes.html")
+        form = view.locator(".assemble").first
+        puzzle = json.loads(form.get_attribute("data-puzzle"))
+        buttons, status = form.get_by_role("button"), form.get_by_role("status")
+        [wrong, _] = [i for i, (_, mistake) in enumerate(puzzle["pieces"]) if mistake]
+        buttons.nth(wrong).focus()
+        view.keyboard.press("Space")
+        assert puzzle["pieces"][wrong][1] in status.inner_text()
+        view.keyboard.press("Space")  # taken out again
+        for letter in puzzle["orders"][0]:
+            buttons.nth(ord(letter) - 65).focus()
+            view.keyboard.press("Enter")
+        assert status.inner_text() == "Right."
+        assert troubles == []
 
 
 def test_search_finds_a_lesson(chromium, site_address):

@@ -15,7 +15,7 @@ Press a line to add it to your order, and again to take it out.</p>
 <ol class="pieces" type="A">{pieces}</ol>
 <p>Your order:</p>
 <pre class="order"></pre>
-<p role="status">{start}</p>
+<p role="status"></p>
 </div>"""
 
 
@@ -26,10 +26,10 @@ def form(lesson: Lesson, source: str) -> str | None:
     if not exercise:
         return None
     found = puzzle(lesson, exercise)
-    data = {"says": SAYS, "orders": found["orders"], "pieces": found["pieces"]}
+    says = SAYS | {"start": ""}  # the form's first sentence says it
+    data = {"says": says, "orders": found["orders"], "pieces": found["pieces"]}
     texts = (text.replace("\n", "&#10;") for text in (html.escape(t) for t, _ in found["pieces"]))
     return FORM.format(
         data=html.escape(json.dumps(data, ensure_ascii=False)),
         pieces="".join(f"<li><code>{text}</code></li>" for text in texts),
-        start=SAYS["start"],
     )

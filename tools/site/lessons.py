@@ -34,6 +34,7 @@ def lesson_page(lesson: Lesson, notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         buttons = assembling.form(lesson, cell.source)
         page.cells.append(new_markdown_cell(buttons) if buttons else copy.deepcopy(cell))
+        page.cells[-1].source = page.cells[-1].source.replace("](../docs/", "](../")
         if "exercise" in cell.metadata.get("tags", []):
             page.cells.append(_solution(lesson, next(answers, None)))
     if next(answers, None):
