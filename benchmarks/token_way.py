@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.gate_dial import training_of
 from benchmarks.measure import conditions
 from llama_adapter_edu import gate_openings, load_adapter, load_llama
-from llama_adapter_edu.course.figures.token_way import way_of_token
+from llama_adapter_edu.course.figures.way import way_of_token
 from llama_adapter_edu.data.encoding import format_prompt
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results/token_way.json"

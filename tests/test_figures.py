@@ -22,9 +22,9 @@ from llama_adapter_edu import (
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.course import figures
-from llama_adapter_edu.course.figures.gate_dial import stored_stops
 from llama_adapter_edu.course.figures.page import SIZE, Page
-from llama_adapter_edu.course.figures.token_way import way_of_token
+from llama_adapter_edu.course.figures.stored_dial import stored_stops
+from llama_adapter_edu.course.figures.way import way_of_token
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 
 

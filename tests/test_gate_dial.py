@@ -14,7 +14,7 @@ from llama_adapter_edu import (
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.course import figures
 from llama_adapter_edu.course.figures import live_dial
-from llama_adapter_edu.course.figures.gate_dial import stored_stops
+from llama_adapter_edu.course.figures.stored_dial import stored_stops
 from llama_adapter_edu.course.figures.turned import read, scores, thirds, turned_gates
 from llama_adapter_edu.data.evaluate import generate_answers
 

@@ -7,7 +7,7 @@ import pytest
 from course import ROOT
 
 import llama_adapter_edu
-from llama_adapter_edu.course.figures import gate_dial
+from llama_adapter_edu.course.figures import stored_dial
 from tools.master import read_lesson
 from tools.site import api, front, lessons, results
 from tools.site.__main__ import contents, site_links
@@ -75,11 +75,11 @@ def test_every_page_of_the_docs_is_in_the_contents(tmp_path):
 
 
 def test_the_first_page_has_the_demos_answers_the_dial_and_the_lessons():
-    stored = gate_dial.stored_stops()
+    stored = stored_dial.stored_stops()
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     text = front.front_page(index, ["| one | 5 | 3 |"])
-    assert "<!--" not in text.replace(gate_dial.gate_dial().text, "")
-    assert gate_dial.gate_dial().text in text and "| one | 5 | 3 |" in text
+    assert "<!--" not in text.replace(stored_dial.gate_dial().text, "")
+    assert stored_dial.gate_dial().text in text and "| one | 5 | 3 |" in text
     rows = [line for line in text.splitlines() if line.endswith("` |")]
     assert [row.rsplit("`", 2)[1] for row in rows] == [r["output"] for r in stored["rows"][:3]]
     with pytest.raises(ValueError, match="lacks the comment <!-- gate dial -->"):

@@ -12,7 +12,7 @@ from browser import pages
 from browser.jupyter import jupyterlab
 from browser.test_site import DESK, PHONE, serious_findings
 from llama_adapter_edu.course import figures
-from llama_adapter_edu.course.figures.gate_dial import stored_stops
+from llama_adapter_edu.course.figures.stored_dial import stored_stops
 
 DIAL = figures.gate_dial()
 STOPS = stored_stops()["stops"]

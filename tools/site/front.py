@@ -5,7 +5,7 @@ Each stands where docs/index.md has a comment of its name, as `<!-- gate dial --
 
 import re
 
-from llama_adapter_edu.course.figures.gate_dial import gate_dial, stored_stops
+from llama_adapter_edu.course.figures.stored_dial import gate_dial, stored_stops
 
 SHOWN = 3  # commands
 LESSONS = "| lesson | minutes | exercises |\n|---|--:|--:|"

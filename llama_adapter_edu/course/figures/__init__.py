@@ -1,16 +1,11 @@
 """The course's figures: still ones for matplotlib, and pages of HTML that move under the hand.
 
-`plots.py` draws. `gate_dial.py` is the stored dial, `live_dial.py` the one on a model of yours;
-`microscope.py` shows what tokens read from prompts, `token_way.py` the paper's picture in steps.
+`plots.py` draws. `stored_dial.py` is the dial with stored stops, `live_dial.py` the one on a model
+of yours; `reads.py` shows what tokens read from prompts, `way.py` the paper's picture in steps.
 `page.py` makes one piece of HTML of data and a script in `js/`.
 """
 
-from .gate_dial import gate_dial as gate_dial
-from .gate_dial import plot_dial as plot_dial
 from .live_dial import dial as dial
-from .microscope import microscope as microscope
-from .microscope import plot_reads as plot_reads
-from .microscope import prompt_reads as prompt_reads
 from .page import Page as Page
 from .plots import BLUE as BLUE
 from .plots import GREEN as GREEN
@@ -25,4 +20,9 @@ from .plots import mark_negative as mark_negative
 from .plots import plot_gates as plot_gates
 from .plots import plot_loss as plot_loss
 from .plots import use_style as use_style
-from .token_way import token_way as token_way
+from .reads import microscope as microscope
+from .reads import plot_reads as plot_reads
+from .reads import prompt_reads as prompt_reads
+from .stored_dial import gate_dial as gate_dial
+from .stored_dial import plot_dial as plot_dial
+from .way import token_way as token_way
