@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 from llama_adapter_edu.adapters.manage import adapter_prompts
 
 GATE_STARTS = ("zero", "random", "open")

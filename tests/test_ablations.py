@@ -14,7 +14,7 @@ from benchmarks import ablation_run, ablations
 from benchmarks.ablation_grid import STUDIES, Cell, grid
 from benchmarks.ablation_variants import apply_variant
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts
-from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 from llama_adapter_edu.adapters.manage import adapter_prompts
 from llama_adapter_edu.course.tasks.home_commands import generate
 

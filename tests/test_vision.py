@@ -26,7 +26,7 @@ from llama_adapter_edu import (
     save_adapter,
     set_adapter,
 )
-from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
 from llama_adapter_edu.course.tasks.digits import (
     HELD_OUT,

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 START, END = "<!-- families -->\n", "<!-- end of families -->"

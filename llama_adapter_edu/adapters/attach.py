@@ -5,7 +5,7 @@
          │ looks ADAPTED up in transformers' registry of attention functions
          ▼
     adapted_attention ── 1. the attention function that the model's own config names at this moment,
-                            which sees the acting cartridge before the tokens (`prefix.py`)
+                            which sees the acting cartridge before the tokens (`layers/prefix.py`)
                          2. plus what the acting adapter's prompts give to each head
 
 Queries, rotary embedding, masks, grouped heads and caches stay the model's own. The model's config
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llama_adapter_edu.adapters.changes import during
 from llama_adapter_edu.adapters.choice import AdapterState
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
-from llama_adapter_edu.adapters.keys import layer_keys_values
-from llama_adapter_edu.adapters.prefix import with_cartridges
+from llama_adapter_edu.adapters.layers.changes import during
+from llama_adapter_edu.adapters.layers.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.prefix import with_cartridges
 from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
@@ -186,7 +186,7 @@ def _heads_of_rows(
     mask hides from the softmax.
     """
     prompts = attention.adaption_prompts
-    # Each in a call of its own: the projections, too, may be an adapter's (see `changes.py`).
+    # Each in a call of its own: an adapter may change projections, too (`layers/changes.py`).
     found = {
         n: during(Call(n), _heads, attention, prompts[n], query, None)
         for n in {*call.choice}

@@ -28,6 +28,7 @@ from llama_adapter_edu.adapters.decoder import (
     unwrapped,
 )
 from llama_adapter_edu.adapters.generation import CACHES
+from llama_adapter_edu.adapters.layers.prefix import heads_of
 from llama_adapter_edu.adapters.manage import (
     adapter_configs,
     adapter_prompts,
@@ -36,7 +37,6 @@ from llama_adapter_edu.adapters.manage import (
     prepare,
     set_adapter,
 )
-from llama_adapter_edu.adapters.prefix import heads_of
 from llama_adapter_edu.method.cartridge import Cartridge
 
 KeysValues = tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]

@@ -75,7 +75,7 @@ class Generation:
 class _OfThread(threading.local):
     generation: Generation | None = None
     listener: Callable | None = None
-    call: Call | None = None  # of the decoder layer that computes (see `changes.py`)
+    call: Call | None = None  # of the decoder layer that computes (see `layers/changes.py`)
 
 
 of_thread = _OfThread()

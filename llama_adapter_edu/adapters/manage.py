@@ -26,8 +26,8 @@ from llama_adapter_edu.adapters.generation import (
     InThreadOfItsOwn,
     hand_calls_to_layers,
 )
+from llama_adapter_edu.adapters.layers.v2 import add_changes, all_changes, wanted_parts
 from llama_adapter_edu.adapters.probe import probe
-from llama_adapter_edu.adapters.v2 import add_changes, all_changes, wanted_parts
 from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 

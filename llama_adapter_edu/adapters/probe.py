@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 
 from llama_adapter_edu.adapters.attach import PROBE
 from llama_adapter_edu.adapters.decoder import compute_device, evaluation
-from llama_adapter_edu.adapters.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 
 SIZES = 1.0, 30.0, 1000.0  # of the rows: a clip shows in large ones, a norm in the difference
 

@@ -26,8 +26,8 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import brought_here, decoder_of
+from llama_adapter_edu.adapters.layers.v2 import all_changes, is_norm, wanted_parts
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
-from llama_adapter_edu.adapters.v2 import all_changes, is_norm, wanted_parts
 from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
 

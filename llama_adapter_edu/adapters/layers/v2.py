@@ -15,15 +15,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.changes import (
+from llama_adapter_edu.adapters.config import AdaptionPromptConfig
+from llama_adapter_edu.adapters.decoder import compute_device, decoder_of, unwrapped
+from llama_adapter_edu.adapters.layers.changes import (
     Changes,
     NormWeights,
     hook_layer,
     hook_linear,
     hook_norm,
 )
-from llama_adapter_edu.adapters.config import AdaptionPromptConfig
-from llama_adapter_edu.adapters.decoder import compute_device, decoder_of, unwrapped
 from llama_adapter_edu.method.bias_scale import BiasScale
 
 
