@@ -16,6 +16,7 @@
 import torch
 from llama_adapter_edu import generate_answers, load_llama
 from llama_adapter_edu.course import assert_close, check, predict
+from llama_adapter_edu.course.figures import token_way
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.evaluate import exact_match
 
@@ -125,6 +126,13 @@ guess.compare(["none", "one", "two", "all three"][n_right])
 # * **A gate.** What comes from the prompts is multiplied by a number that starts at 0. So the
 #   adapted Llama starts as exactly the Llama it was, and opens the gates as it learns.
 #
+# Go through it yourself: one token, one head, forwards and back, with the numbers of our Llama after
+# the training of `make demo`.
+
+# %% tags=["nbval-ignore-output"]
+token_way()
+
+# %% [markdown]
 # ## How small is it?
 #
 # In this picture only two things are learnt: prompts and gates. Say an adapter of our Llama has 10

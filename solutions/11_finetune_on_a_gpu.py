@@ -43,7 +43,16 @@ from llama_adapter_edu import (
     set_adapter,
 )
 from llama_adapter_edu.course import assert_close, check, predict
-from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, plot_gates, use_style
+from llama_adapter_edu.course.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    dial,
+    microscope,
+    plot_gates,
+    plot_reads,
+    use_style,
+)
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.course.tasks.profiles import PROFILES, choose_profile, estimate_memory
 from llama_adapter_edu.course.tasks.telegrams import style_score, telegrams
@@ -1552,6 +1561,30 @@ with torch.no_grad():
 back_again = torch.equal(logits[0], logits[2])
 print("the experts differ:      ", not torch.equal(logits[0], logits[1]))
 print("back again, bit for bit: ", back_again)
+
+# %% [markdown]
+# ## Look inside, and turn
+#
+# Which prompts does your expert read? For one token, a head's weight in the softmax over the prompts
+# times the opening of its gate says how much of that prompt's value it adds. Below, the last token of
+# the command; for the others, point at them, or go to them with the tab key.
+
+# %% tags=["nbval-ignore-output"]
+# alt: A heatmap with a row per layer and a column per prompt: how much the last token reads from each. Some cells are above zero, some below.
+_, ax = plt.subplots(figsize=(6, 4.5))
+plot_reads(ax, llama, ids.to(llama.device))
+plt.show()
+
+# %% tags=["nbval-ignore-output"]
+microscope(llama, tokenizer, ids.to(llama.device))
+
+# %% [markdown]
+# And how far must the gates be open? In lesson 04 the dial showed stored stops. Here it runs your own
+# Llama: turn all gates, or those of a third of the layers, or switch single heads off. Each turn
+# answers the first command again.
+
+# %% tags=["nbval-ignore-output"]
+dial(llama, tokenizer, test_commands.select(range(4)).to_list())
 
 # %% [markdown]
 # ## Beside the others
