@@ -173,8 +173,10 @@ def test_in_jupyterlab_the_picture_stands_there_and_the_dial_turns_once_trusted(
 
 
 def trust(page) -> None:
-    """As the sentence says it."""
-    page.keyboard.press("Control+Shift+C")
+    """The command palette's Trust Notebook."""
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
+    page.get_by_role("menuitem", name="View", exact=True).click()
+    page.get_by_role("menuitem", name="Activate Command Palette").click()
     page.locator(".lm-CommandPalette-input").fill("trust notebook")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Confirm Trusting").click()
