@@ -1360,7 +1360,9 @@ plt.show()
 
 # %% [markdown]
 # Two kinds of cells are missing, because they are no ablation of the adapter: other data (`rooms`)
-# and another training length (`steps`). Compare them.
+# and another training length (`steps`). Compare them. Two relatives of the method are not in this grid
+# either: LLaMA-Adapter V2's bias and scale, and trained caches. Lesson 10 sets them beside prompts,
+# LoRA and prefix tuning.
 
 # %%
 for changes in [{"rooms": n} for n in n_rooms[1:]] + [{"steps": n} for n in (75, 400, 800)]:
