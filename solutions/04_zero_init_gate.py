@@ -34,7 +34,7 @@ from llama_adapter_edu.course.figures import (
     plot_gates,
     use_style,
 )
-from llama_adapter_edu.course.figures.gate_dial import stored_stops
+from llama_adapter_edu.course.figures.stored_dial import stored_stops
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import encode

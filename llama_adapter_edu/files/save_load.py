@@ -17,16 +17,16 @@ from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.adapters.manage import adapter_configs
 from llama_adapter_edu.files import safe_files
-from llama_adapter_edu.files.cartridge import (
+from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
+from llama_adapter_edu.files.formats.cartridge import (
     CartridgeWeights,
     cartridge_contents,
     read_cartridge,
 )
-from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, adapter_file, base_name
-from llama_adapter_edu.files.lit import from_lit, to_lit_llama, to_litgpt
-from llama_adapter_edu.files.official import is_official
-from llama_adapter_edu.files.own import from_own, to_own
-from llama_adapter_edu.files.peft import from_peft, to_peft
+from llama_adapter_edu.files.formats.lit import from_lit, to_lit_llama, to_litgpt
+from llama_adapter_edu.files.formats.official import is_official
+from llama_adapter_edu.files.formats.own import from_own, to_own
+from llama_adapter_edu.files.formats.peft import from_peft, to_peft
 from llama_adapter_edu.files.safe_files import AdapterFileError
 from llama_adapter_edu.files.vision import put_vision, read_vision, vision_contents
 from llama_adapter_edu.files.weights import AdapterWeights, put_into, weights_of

@@ -17,8 +17,8 @@ from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.manage import adapter_configs
 from llama_adapter_edu.base_models.load import load_llama
-from llama_adapter_edu.files.cartridge import CartridgeWeights
 from llama_adapter_edu.files.download import adapter_file, base_name, openable
+from llama_adapter_edu.files.formats.cartridge import CartridgeWeights
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
 from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from llama_adapter_edu.files.weights import AdapterWeights, weights_of
