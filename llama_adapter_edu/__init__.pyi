@@ -15,7 +15,7 @@ from .base_models.load import load_llama as load_llama
 from .data.encoding import encode_dataset as encode_dataset
 from .data.evaluate import generate_answers as generate_answers
 from .data.instructions import load_instructions as load_instructions
-from .files.official import load_official_adapter as load_official_adapter
+from .files.formats.official import load_official_adapter as load_official_adapter
 from .files.save_load import load_adapter as load_adapter
 from .files.save_load import save_adapter as save_adapter
 from .files.share import from_pretrained as from_pretrained
