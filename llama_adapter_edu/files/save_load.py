@@ -1,6 +1,6 @@
 """Adapters on disk: `save_adapter` and `load_adapter`, in this library's format and in others'.
 
-What the formats hold is in `own.py`, `peft.py`, `lit.py` and `official.py`. Each has functions from
+What the formats hold is in the files of `formats/`. Each has functions from
 `AdapterWeights` to the content of its files and back; the way back raises AdapterFileError for what
 is corrupt or does not fit the model. Whatever is loaded is checked before the model is touched.
 """

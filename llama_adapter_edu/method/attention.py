@@ -8,9 +8,9 @@
           │                │                │
     (b h s d)         (b g s d)        (b g s d)
           │ rotary         │ rotary         │
-          │                └── cache ───────┤            + the t - s words before
+          │                └── cache ───────┤            + the t - s tokens before
           │           (b g t d)        (b g t d)
-          └───── causal_attention ──────────┘            softmax over t, the words up to s
+          └───── causal_attention ──────────┘            softmax over t, the tokens up to s
                       (b h s d)                          merge_heads
                       (b s (h d))
                       output_layer
@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 
 def split_heads(x: Float[Tensor, "b s hd"], head_dim: int) -> Float[Tensor, "b h s d"]:
-    """Cut the last axis into heads of width `head_dim` (d); put the head axis before the words."""
+    """Cut the last axis into heads of width `head_dim` (d); put the head axis before the tokens."""
     return rearrange(x, "b s (h d) -> b h s d", d=head_dim)
 
 
 def merge_heads(x: Float[Tensor, "b h s d"]) -> Float[Tensor, "b s hd"]:
-    """Undo `split_heads`: lay the heads of each word side by side again."""
+    """Undo `split_heads`: lay the heads of each token side by side again."""
     return rearrange(x, "b h s d -> b s (h d)")
 
 
@@ -51,7 +51,7 @@ def attention_scores(
 
 
 def causal_softmax(scores: Float[Tensor, "b h s t"]) -> Float[Tensor, "b h s t"]:
-    """Turn scores into weights over the words up to each query; later words get weight 0.
+    """Turn scores into weights over the tokens up to each query; later tokens get weight 0.
 
     With a cache there are fewer queries than keys: the s queries are the last s of the t positions.
     """
@@ -90,7 +90,7 @@ def rotary_tables(
 def apply_rotary(
     x: Float[Tensor, "b h s d"], cos: Float[Tensor, "b s d"], sin: Float[Tensor, "b s d"]
 ) -> Float[Tensor, "b h s d"]:
-    """Turn each pair of entries (i, i + d/2) by its word's angle; lengths stay as they are."""
+    """Turn each pair of entries (i, i + d/2) by its token's angle; lengths stay as they are."""
     first, second = rearrange(x, "b h s (two i) -> two b h s i", two=2)
     quarter_turn = rearrange([-second, first], "two b h s i -> b h s (two i)")
     cos, sin = rearrange(cos, "b s d -> b 1 s d"), rearrange(sin, "b s d -> b 1 s d")
@@ -99,7 +99,7 @@ def apply_rotary(
 
 @dataclass
 class KeyValueCache:
-    """The keys and values (b g t d) of the words read so far, empty at first."""
+    """The keys and values (b g t d) of the tokens read so far, empty at first."""
 
     key: Float[Tensor, "b g t d"] | None = None
     value: Float[Tensor, "b g t d"] | None = None
@@ -110,7 +110,7 @@ class KeyValueCache:
     def append(
         self, key: Float[Tensor, "b g s d"], value: Float[Tensor, "b g s d"]
     ) -> tuple[Float[Tensor, "b g t d"], Float[Tensor, "b g t d"]]:
-        """Add the keys and values of s new words; return those of all t words."""
+        """Add the keys and values of s new tokens; return those of all t tokens."""
         if self.key is not None:
             key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
         self.key, self.value = key, value
@@ -170,7 +170,7 @@ class AttentionLayer(nn.Module):
     def forward(
         self, hidden_states: Float[Tensor, "b s m"], cache: KeyValueCache | None = None
     ) -> tuple[Float[Tensor, "b s m"], Float[Tensor, "b h s d"]]:
-        """Attend causally; `cache` holds the earlier words and is extended in place.
+        """Attend causally; `cache` holds the earlier tokens and is extended in place.
 
         Returns:
             the layer's output, after `output_layer`, and the rotated queries.

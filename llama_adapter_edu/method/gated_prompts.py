@@ -60,7 +60,7 @@ def prompt_attention(
 ) -> Float[Tensor, "b h s d"]:
     """Attend to the prompts alone: a softmax of their own (in float32), then a weighted sum.
 
-    This is the prompt half of eq. 7 and 8 before the gate. The words' softmax never sees it.
+    This is the prompt half of eq. 7 and 8 before the gate. The tokens' softmax never sees it.
     """
     weights = prompt_scores(query, prompt_key, scale).float().softmax(dim=-1)
     weights = rearrange(weights, "b (g r) s p -> b g r s p", g=prompt_value.shape[0])
