@@ -91,12 +91,11 @@ def run_cell(job: tuple[Cell, int]) -> dict | None:
 
 def add_variant(cell: Cell, seed: int) -> None:
     """Give the Llama the cell's adapter, its prompts drawn from the seed."""
-    names = AdaptionPromptConfig.__dataclass_fields__
+    names = AdaptionPromptConfig.__dataclass_fields__.keys() & Cell.__dataclass_fields__
     llama = _worker["llama"]
     set_seed(seed)
-    add_adaption_prompts(
-        llama, AdaptionPromptConfig(**{name: getattr(cell, name) for name in names})
-    )
+    config = AdaptionPromptConfig(**{name: getattr(cell, name) for name in names})
+    add_adaption_prompts(llama, config)
     apply_variant(llama, cell.gate_start, cell.softmax, cell.dtype)
 
 
