@@ -12,8 +12,10 @@ from torch import nn
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
+    add_cartridge,
     load_adapter,
     load_official_adapter,
+    remove_adapter,
     save_adapter,
 )
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts
@@ -462,3 +464,32 @@ def test_the_authors_file_in_the_home_folder(tiny, tmp_path, monkeypatch):
     options = {"gate_activation": "tanh", "adapter_len": K}
     loaded = load_official_adapter(tiny(), "~/adapter.pth", **options)
     same(loaded, load_official_adapter(tiny(), tmp_path / "adapter.pth", **options))
+
+
+@pytest.mark.parametrize("kind", ["prompts", "v2", "peft", "cartridge"])
+def test_settings_of_another_kind_are_refused_or_harmless(tiny, tmp_path, kind):
+    """Each setting in turn becomes null, a text, a list, a fraction: never a crash."""
+    base = tiny("llama")
+    if kind == "cartridge":
+        add_cartridge(base, torch.arange(6)[None])
+    else:
+        v2 = dict(bias_scale=True, norms=True, scaled="input") if kind == "v2" else {}
+        add_adaption_prompts(base, AdaptionPromptConfig(4, 2, **v2))
+    save_adapter(
+        base, tmp_path, format="llama_adapter_edu" if kind in ("prompts", "v2") else "peft"
+    )
+    file = tmp_path / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    model, fresh, refused = tiny("llama"), tiny("llama"), 0
+    for name in settings:
+        for value in (None, "x", [], 1.5, True, -1, {}):
+            file.write_text(json.dumps(settings | {name: value}))
+            try:
+                load_adapter(model, tmp_path)
+            except AdapterFileError:
+                refused += 1
+            else:
+                remove_adapter(model, "default")
+            assert not adapter_configs(model)
+            assert torch.equal(logits(model), logits(fresh))
+    assert refused > len(settings)

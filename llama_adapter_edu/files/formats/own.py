@@ -81,6 +81,8 @@ def _read_config(path: Path, shape: dict) -> AdaptionPromptConfig:
         known = {f.name for f in fields(AdaptionPromptConfig)}
         if strange := sorted((saved.keys() ^ known) - (known & {*V2_SETTINGS})):
             raise ValueError(f"settings {shown(strange)} are missing or unknown")
+        if saved["adapter_layers"] is None:
+            raise ValueError("adapter_layers is null, and a saved adapter has a number of them")
         config = AdaptionPromptConfig(**saved)
         different = [
             f"{name} {shown(base.get(name))}, this model has {value!r}"
