@@ -63,9 +63,9 @@ def against_lora(stored: dict) -> str:
     fast, faster = (values(runs, "speed", m, "tokens_per_second")[0] for m in (OURS, LORA))
     small, large = (values(runs, "speed", m, "file_bytes")[0] for m in (OURS, LORA))
     return (
-        f"In that table LoRA gets {100 * (lora - ours):+.1f} points of exact match against our "
-        f"prompts, trains at {faster / fast:.2f} times their speed, and its file has "
-        f"{large / small:.1f} times their size."
+        f"LoRA, against our prompts: {100 * (lora - ours):+.1f} points of exact match, "
+        f"{faster / fast:.2f} times the speed in training, {large / small:.1f} times the size of "
+        "the file."
     )
 
 

@@ -72,8 +72,9 @@ n_right = show_answers("{}")
 
 # %% [markdown]
 # It fails, but that was not fair: nobody told it what we want. So we tell it, with two solved
-# examples in the prompt. **Before you run that, predict**: write your guess in place of `...`.
-# There is no mark for it; you only remember better what you have guessed at.
+# examples in the prompt. **Before you run that, predict**: write your guess in place of `...`, in
+# quotes, such as `mine="two"`, or its place in the list, such as `mine=3`. There is no mark for it;
+# you only remember better what you have guessed at.
 
 # %% tags=["nbval-ignore-output"]
 guess = predict(
@@ -107,10 +108,7 @@ guess.compare(["none", "one", "two", "all three"][n_right])
 # ## The idea in one picture
 #
 # LLaMA-Adapter (Zhang et al., arXiv 2303.16199) puts them into the attention of the upper layers.
-# This is their Figure 2, in our own drawing. The paper exists in several editions. This course
-# follows the published one (ICLR 2024), and says so where the first one (arXiv v1, March 2023) has
-# another number or formula. (The published one also tries the method beyond Llamas: on the vision
-# models ViT and CLIP, and on RoBERTa.)
+# This is their Figure 2, in our own drawing.
 #
 # ![Left: a Llama with N layers. All its layers are frozen, marked by a snowflake. Each of the upper
 # L layers gets K prompts of its own, which are learnt, marked by a flame. Right: inside the
@@ -124,7 +122,9 @@ guess.compare(["none", "one", "two", "all three"][n_right])
 # * **Two softmaxes.** What the token reads from the prompts cannot take weight away from the other
 #   tokens.
 # * **A gate.** What comes from the prompts is multiplied by a number that starts at 0. So the
-#   adapted Llama starts as exactly the Llama it was, and opens the gates as it learns.
+#   adapted Llama starts as exactly the Llama it was, and opens the gates as it learns. (To be
+#   exact: multiplied by the number's tanh, which stays between −1 and 1. Below zero, what the
+#   prompts say is taken away.)
 #
 # Go through it yourself: one token, one head, forwards and back, with the numbers of our Llama after
 # the training of `make demo`.
@@ -156,7 +156,8 @@ print(f"{one_layer:,} numbers per layer, {30 * one_layer:,} in all layers")
 # 2. The **exercise**: your code takes the place of everything from `# YOUR CODE HERE` to `raise
 #    NotImplementedError`. Lines between the two are a beginning: complete them or write your own.
 #    Run the cell.
-# 3. The **check**: run it. Its asserts are in sight: they say exactly what is expected.
+# 3. The **check**: run it. Its asserts are in sight. Many of its lines are mistakes that it
+#    recognises: you need not read them.
 #
 # Some exercises have one more cell, `assemble`: a second way in, where you put given lines in order
 # instead of writing them. Two of the lines are wrong.
@@ -340,8 +341,12 @@ guess.compare(min(shares, key=lambda name: abs(shares[name] - ours / total)))
 #
 # ## Four promises
 #
-# The paper makes four of them (its Figure 1). The numbers are from Tables 1 and 2 of the ICLR 2024
-# edition (Tables 3 and 2 of arXiv v1). You will measure each one yourself.
+# The paper makes four of them (its Figure 1). You will measure each one yourself.
+#
+# It exists in several editions. This course follows the published one (ICLR 2024), and says so
+# where the first one (arXiv v1, March 2023) has another number or formula. (The published one also
+# tries the method beyond Llamas: on the vision models ViT and CLIP, and on RoBERTa.) The numbers
+# here are from its Tables 1 and 2 (Tables 3 and 2 of arXiv v1).
 #
 # | promise | in the paper, with LLaMA-7B | you measure it in |
 # |---|---|---|
@@ -359,8 +364,8 @@ guess.compare(min(shares, key=lambda name: abs(shares[name] - ours / total)))
 # (method_comparison/MetaMathQA in huggingface/peft at commit 5d602fd; Llama-3.2-3B on school
 # mathematics) LoRA of rank 64 (rsLoRA) gets 51.3 % right, the best method 52.6 %, prefix tuning
 # 41.6 %, and adaption prompts, this paper's method, 38.4 %. What speaks for prompts is their small
-# file, a start that changes nothing, and tasks that can be swapped, even within a batch. Lesson 11
-# measures LoRA and full fine-tuning on our own task.
+# file, a gate that tells how much each head uses them, and images that can be added to them. Lesson
+# 11 measures LoRA and full fine-tuning on our own task.
 #
 # ## Ten letters
 #

@@ -1071,7 +1071,7 @@ guess = predict(
 )
 
 # %%
-# alt: Two heatmaps of 10 by 10 tokens, scores on the left and causal weights on the right. In the weights, all later tokens are 0, and nearly all tokens from "chased" on look most at the token dog.
+# alt: Two heatmaps of 10 by 10 tokens, scores on the left and causal weights on the right. In the weights, all later tokens are 0, and six of the eight tokens from "chased" on look most at the token dog.
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.8))
 labels = {"row_labels": tokens, "column_labels": tokens, "columns": "t, the token looked at"}
 heatmap(left, scores[0, 8], title="scores", rows="s, the token that asks", **labels)

@@ -792,7 +792,7 @@ guess = predict(
 )
 
 # %%
-# alt: Attention weights of two heads. Left: on the token before. Right: on what followed last time
+# alt: Attention weights of two heads. Left: on the token before. Right: mostly on the first token; the second red and blue are nearly all on the first fox, the second fox on met.
 sentence = "The red fox met the blue fox, and the red fox"
 ids = torch.tensor([tokenizer(sentence).input_ids])
 tokens = [tokenizer.decode(token) for token in ids[0]]
@@ -832,8 +832,8 @@ guess.compare("the first red" if looked_at == "red" else looked_at)
 # %% [markdown]
 # ## 3. Remember what was read
 #
-# The answer above has 7 tokens, the question 37. So far the Llama reads all of them again for each
-# new token: question and answer so far.
+# The answer above has 7 tokens, the question 37. Suppose the Llama kept nothing. Then it would read
+# all of them again for each new token: question and answer so far.
 
 # %% tags=["nbval-ignore-output"]
 guess = predict("How many tokens does the Llama read, in all, to write the 7?", mine=...)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 03: Soft prompts
 #
-# *45 minutes. Needs lessons 01 and 02.*
+# *60 minutes. Needs lessons 01 and 02.*
 #
 # At the end you will have
 #
@@ -895,7 +895,7 @@ def joint_attention_weights(scores_bhsp, scores_bhst):
 
 
 # %%
-# alt: Attention weights of prompts and tokens. One joint softmax: prompts take nearly all, tokens are dark. Two softmaxes: the tokens keep their weights.
+# alt: Attention weights of prompts and tokens. One joint softmax: prompts take nearly all; only the tokens 0 and % clearly look at tokens still. Two softmaxes: the tokens keep their weights.
 def draw_weights(ax, of_prompts, of_tokens, title):
     weights = torch.cat([of_prompts[0, head], of_tokens[0, head]], dim=-1)
     heatmap(ax, weights, row_labels=tokens, title=title, vmin=0, vmax=1)
@@ -913,9 +913,9 @@ plt.show()
 
 
 # %% [markdown]
-# On the left the tokens have gone dark. That is one head. Now the mean over all heads and tokens of
-# the layer, with prompts of three sizes: as drawn, as large as tokens, and all zero. Prompts of
-# zeros have scores of zero and values of zero.
+# On the left nearly all tokens have gone dark. That is one head. Now the mean over all heads and
+# tokens of the layer, with prompts of three sizes: as drawn, as large as tokens, and all zero.
+# Prompts of zeros have scores of zero and values of zero.
 
 # %% tags=["nbval-ignore-output"]
 guess = predict(

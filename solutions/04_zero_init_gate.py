@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 04: The zero-init gate
 #
-# *45 minutes. Needs lessons 01 to 03.*
+# *55 minutes. Needs lessons 01 to 03.*
 #
 # At the end you will have
 #
@@ -72,7 +72,8 @@ print(f"loss of the bare Llama on 4 commands: {bare.loss:.2f}")
 #
 # The course's task is to turn a command for a home into JSON. `encode` makes tokens of a command,
 # `collate` puts several into one batch; lesson 07 opens both. The loss says how surprised the Llama
-# is by the right answers. Four commands are enough for this lesson.
+# is by the right answers, in *nats* per token: a token to which it gives the probability 1/e costs
+# 1 nat. Four commands are enough for this lesson.
 #
 # Now put 10 random prompts into each of the 30 layers. In lesson 03 they shouted: what a token read
 # from them was more than ten times as long as what it read from the tokens. So turn them down: draw
@@ -632,8 +633,9 @@ plt.show()
 
 # %% [markdown]
 # The tokens keep their 1, in all heads. The prompts come on top: an opening of 0.76 gives them
-# three quarters as much to say as all the tokens together. Below zero they take something away. So
-# weights no longer sum to 1, but to **1 + tanh(gate)**. Nothing in a transformer needs them to.
+# three quarters of the weight that all the tokens have together. Below zero they take something
+# away. So weights no longer sum to 1, but to **1 + tanh(gate)**. Nothing in a transformer needs
+# them to.
 #
 # Side by side, or added? People have asked whether the paper's equation and code that *adds* the
 # prompts' part are the same (LLaMA-Adapter, issue 47). You have both.
@@ -651,7 +653,7 @@ print("the same to 0.0001:", torch.allclose(side_by_side, added, atol=1e-4))
 #
 # Now put prompts and gate into a module. These two tensors are all that an adapted layer learns.
 # The frozen projections stay outside: the layer makes keys and values from your prompts (lesson
-# 3), and hands them to `forward` together with its queries.
+# 03), and hands them to `forward` together with its queries.
 
 # %% [markdown] tags=["card"]
 # ### Exercise 4.3 · A module with prompts and a gate
@@ -1060,8 +1062,8 @@ print("step 0: the gates get a gradient:", of_gates[0] > 0, " the prompts:", of_
 print("step 1: the gates get a gradient:", of_gates[1] > 0, " the prompts:", of_prompts[1] > 0)
 
 # %% [markdown]
-# Just as you predicted. At step 0 only the gates learn: they find out which heads are helped by
-# noise, and which are not. From step 1 on the gates are open a little, and the prompts learn too.
+# At step 0 only the gates learn, as in exercise 4.4: they find out which heads are helped by noise,
+# and which are not. From step 1 on the gates are open a little, and the prompts learn too.
 #
 # Here are the gates after these six steps: 270 little knobs, each with a direction of its own. Look
 # at the directions, not at the strengths: AdamW moves a number by about its learning rate in each
@@ -1128,8 +1130,9 @@ guess.compare("exactly 0" if largest == 0 else "about 0.01" if largest < 0.1 els
 
 # %% [markdown]
 # All zero. The step changed nothing, so the next gradients are zero again, and so on for ever.
-# Each factor waits for the other one. A start that is silent and can still learn has
-# **exactly one of the two at zero**. That is why the library refuses `init_std=0`.
+# Each factor waits for the other one. A start that is silent and can still learn has **exactly
+# one of the two at zero**. That is why the library refuses `init_std=0`, prompts that start at
+# zero.
 #
 # ## Turn the gates yourself
 #

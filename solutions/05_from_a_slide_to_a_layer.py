@@ -649,7 +649,7 @@ def is_causal(layer, hidden):
 # token, one column for each output.
 
 # %%
-# alt: What moves when a token changes: a triangle in the finished layer, far more in the draft.
+# alt: What moves when a token changes: a triangle in the finished layer. In the draft most outputs before the changed token move as well, marked with crosses.
 
 
 def moves(layer: nn.Module, hidden: Tensor) -> Tensor:
@@ -872,7 +872,7 @@ with torch.no_grad():
 # them twice, which changes nothing.
 #
 # Two morals. Prompts do not depend on the sentence: they need no batch axis at all. And
-# `rearrange(key, "b p (g d) -> b g p d", d=64)` would have kept the 2 a 2, and the next line would
+# `rearrange(key, "b p (g d) -> b g p d", d=64)` would have kept the 2 a 2, and the scores would
 # have crashed for 4 sentences. einops keeps the axes that you name.
 #
 # ## The layer must be able to move
@@ -1024,8 +1024,7 @@ def moves_with_the_model(layer):
 # 1. **No output projection.** In equation 8 the prompts' part goes through `Linear_o`, as the
 #    tokens' part does. The draft adds it after. The base's output is already projected, so the two
 #    do not even speak the same language.
-# 2. **One gate for all heads.** The paper learns one for each head. The authors' training code has
-#    a tanh around it as well.
+# 2. **One gate for all heads, and no tanh.** Equation 7 has one gate for each head, inside a tanh.
 # 3. **Nothing is frozen.** All of the base's weights would train.
 
 # %%
@@ -1532,7 +1531,7 @@ print("bugs that no test finds:", (found[1:] == 0).all(dim=1).sum().item())
 guess.compare(found[1:, 0].count_nonzero().item())
 
 # %%
-# alt: Eleven bugs by seven tests: a staircase. One run at the lucky size finds three of them.
+# alt: Eleven bugs by seven tests. They find 3, 5, 6, 6, 2, 8 and 2 bugs: the run at the lucky size 3, the comparison with the equations 8. Each bug is found by at least one test.
 fig, ax = plt.subplots(figsize=(7, 4.6))
 colours = ListedColormap(["white", SKY, "lightgrey"])
 heatmap(ax, found, row_labels=list(bugs), cmap=colours)
@@ -1544,10 +1543,11 @@ for row, results in enumerate(found.tolist()):
 plt.show()
 
 # %% [markdown]
-# A dot means that the test passes. Read it from left to right. The first column is how most code is
-# tested: one run, one size, by chance the lucky one. Most bugs walk past it. The next columns cost
-# a few lines each. The comparison with the equations finds the most, but it needs a second
-# implementation, and it misses what shows only at another batch size or on another device.
+# A dot means that the test passes. Read it from left to right. The first column is how most code
+# is tested: one run, one size, by chance the lucky one. Most bugs walk past it. The next columns
+# cost a few lines each. The comparison with the equations finds the most, but it needs a second
+# implementation, and it misses what shows only at another batch size, on another device, or in
+# training.
 #
 # Look at the row "(all repaired)" too: a test that complains about right code is worth nothing.
 #
@@ -1924,11 +1924,11 @@ print("same tokens with and without the cache:", torch.equal(with_cache, without
 # the generated text, where later tokens do not exist yet, would have been bad.
 #
 # </details>
-# <details><summary>Which of the silent bugs would your tests find with closed gates?</summary>
+# <details><summary>Which of the silent bugs would the seven tests find with closed gates?</summary>
 #
 # The tensor that does not move, the base that is not frozen, and the bare tensor: it comes apart
-# along the batch whatever the gates are, so `is_causal`, `is_batch_independent` and the comparison
-# complain. All others are multiplied by zero.
+# along the batch whatever the gates are, so the run with 4 sentences, `is_causal`,
+# `is_batch_independent` and the comparison complain. All others are multiplied by zero.
 #
 # </details>
 # <details><summary>The wrapper projects twice. How could once be enough?</summary>

@@ -180,10 +180,10 @@ def test_one_tokens_way_has_the_numbers_of_the_model_itself(small_adapted):
     assert way["opening"] == pytest.approx(float(prompt.gate_opening[4].detach()), abs=1e-4)
     seen = prompt_weights(model, ids)[1][0, 4, -1]
     assert way["prompt_weights"] == pytest.approx(seen.tolist(), abs=1e-4)
-    assert sum(way["word_weights"]) == pytest.approx(1, abs=1e-3)
-    numbers = zip(way["from_words"], way["from_prompts"], way["sum"], strict=True)
-    for word, prompts, total in numbers:
-        assert total == pytest.approx(word + way["opening"] * prompts, abs=1e-3)
+    assert sum(way["token_weights"]) == pytest.approx(1, abs=1e-3)
+    numbers = zip(way["from_tokens"], way["from_prompts"], way["sum"], strict=True)
+    for tokens, prompts, total in numbers:
+        assert total == pytest.approx(tokens + way["opening"] * prompts, abs=1e-3)
     with torch.no_grad():
         chances = model(ids).logits[0, -1].softmax(dim=-1)
     assert way["with_adapter"][0][1] == pytest.approx(float(chances.max()), abs=1e-4)
@@ -203,7 +203,7 @@ def test_the_stored_way_is_whole_and_needs_nothing_from_outside():
     page = figures.token_way()
     assert len(page.text) < 30_000 and outside(page.text) == []
     data = json.loads(re.search(r"tokenWay, (\{.*\})\);\n", page.text)[1])
-    assert len(data["tokens"]) == len(data["word_weights"])
-    assert sum(data["word_weights"]) == pytest.approx(1, abs=5e-3)
+    assert len(data["tokens"]) == len(data["token_weights"])
+    assert sum(data["token_weights"]) == pytest.approx(1, abs=5e-3)
     assert sum(data["prompt_weights"]) == pytest.approx(1, abs=1e-3)
     assert data["opening"] == pytest.approx(torch.tensor(data["gate"]).tanh().item(), abs=1e-4)

@@ -95,6 +95,15 @@ def test_the_readme_names_every_lesson_and_only_real_commands():
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
+@pytest.mark.parametrize("master", sorted((ROOT / "solutions").glob("*.py")), ids=lambda p: p.stem)
+def test_the_readme_has_each_lessons_minutes_and_exercises(master):
+    lesson = master.read_text(encoding="utf-8")
+    minutes = re.search(r"^# \*(\d+) minutes\b", lesson, re.M)[1]
+    exercises = len(re.findall(r"^# ### Exercise \d", lesson, re.M))
+    row = next(line for line in README.splitlines() if f"(notebooks/{master.stem}.ipynb)" in line)
+    assert f"| {minutes} | {exercises} |" in row
+
+
 def test_taught_code_uses_named_axes():
     """The lessons' axes have names: what is taught has no bare view, permute or reshape."""
     files = {path.stem: path for path in (ROOT / "llama_adapter_edu/method").glob("[a-z]*.py")}

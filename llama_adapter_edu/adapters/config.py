@@ -22,7 +22,7 @@ class AdaptionPromptConfig:
         adapter_layers: how many of the topmost layers get prompts (L in the paper). If None: the
             paper's 30, or all layers of a shallower model.
         gate: "per_head" as in the paper, or one gate "per_layer" as in PEFT.
-        gate_activation: "tanh" as in the authors' training code, or "identity" as in eq. 7.
+        gate_activation: "tanh" as in eq. 7 of the ICLR 2024 edition, or "identity" as in arXiv v1.
         init_std: standard deviation of the prompts' normal start.
         bias_scale: V2's bias and scale for every linear layer of the model, its head included.
         norms: V2's norms: the adapter has weights of its own for all of them.

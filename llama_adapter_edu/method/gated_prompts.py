@@ -79,8 +79,8 @@ def gated_prompt_attention(
     """What the prompts add to each head: activation(gate) * prompt_attention (eq. 7).
 
     A gate of zero adds exactly nothing. A gate of one element serves all heads. `activation` is
-    tanh, as in the authors' training code, or the identity, as printed in eq. 7. The result is
-    added to the frozen attention's heads before o_proj (eq. 8).
+    tanh, as printed in the ICLR 2024 edition, or the identity, as printed in arXiv v1. The result
+    is added to the frozen attention's heads before o_proj (eq. 8).
     """
     opening = rearrange(activation(gate), "h -> h 1 1")
     attended = prompt_attention(query, prompt_key, prompt_value, scale)

@@ -8,8 +8,8 @@ from browser.test_site import DESK, PHONE, serious_findings
 from llama_adapter_edu.course import figures
 
 WAY = figures.token_way()
-TITLES = ["A token asks", "It looks at the words", "It reads the words", "It looks at the prompts"]
-TITLES += ["It reads the prompts", "The gate", "The sum", "The output"]
+TITLES = ["A token asks", "It looks at the tokens", "It reads the tokens"]
+TITLES += ["It looks at the prompts", "It reads the prompts", "The gate", "The sum", "The output"]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_arrow_keys_go_too(way):
 
 
 def test_each_step_lights_up_its_place_in_the_picture(way):
-    expected = ["the last token", "softmax: words", "softmax: words", "softmax: prompts"]
+    expected = ["the last token", "softmax: tokens", "softmax: tokens", "softmax: prompts"]
     expected += ["softmax: prompts", "× tanh(gate)", "+", "output, next token"]
     for words in expected:
         assert way.locator("svg .lit text").all_text_contents() == [words]
@@ -63,9 +63,10 @@ def test_the_sum_is_shown_with_its_numbers_and_adds_up(way):
     assert len(lines) == 4
     for line in lines:
         left, total = line.split(" = ")
-        word, product = left.split(" + ")
+        token, product = left.split(" + ")
         opening, prompt = product.split(" × ")
-        assert float(word) + float(opening) * float(prompt) == pytest.approx(float(total), abs=0.01)
+        added = float(opening) * float(prompt)
+        assert float(token) + added == pytest.approx(float(total), abs=0.01)
 
 
 @pytest.mark.parametrize("screen", [DESK, PHONE], ids=["desk", "phone"])

@@ -127,7 +127,7 @@ def gate_dial(content: dict) -> Results:
 
 
 def token_way(content: dict) -> Results:
-    """`token_way.json`: what one token reads from words and from prompts, in one head."""
+    """`token_way.json`: what one token reads from tokens and from prompts, in one head."""
     weights = enumerate(content["prompt_weights"])
     rows = {f"prompt {prompt}": [weight] for prompt, weight in weights}
     place = f"layer {content['layer']}, head {content['head']}"

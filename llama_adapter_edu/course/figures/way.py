@@ -45,8 +45,8 @@ def way_of_token(
     """What the last token of a text does in one head of one adapted layer of a Llama.
 
     Returns:
-        the tokens and their `word_weights`; the `prompt_weights`; `gate` and `opening`; the first
-        numbers of `query`, `from_words`, `from_prompts` and their gated `sum`; and the likeliest
+        the tokens and their `token_weights`; the `prompt_weights`; `gate` and `opening`; the first
+        numbers of `query`, `from_tokens`, `from_prompts` and their gated `sum`; and the likeliest
         next tokens `with_adapter` and `without`, with their probabilities.
 
     Raises:
@@ -61,11 +61,11 @@ def way_of_token(
     attention = attention_layers(model)[layer]
     prompt, own = prompts[layer], AttentionLayer.from_llama(attention)
     with torch.no_grad():
-        words, value, query = _words(own, hidden)
+        seen, value, query = _tokens(own, hidden)
         pair = prompt_keys_values(prompt.prompts, own.key_layer, own.value_layer, own.head_dim)
         weights = prompt_scores(query, pair[0]).softmax(dim=-1)
         gate, opening = (x.expand(len(merged))[head] for x in (prompt.gate, prompt.gate_opening))
-        read = einsum(words[0, head, -1], value[0, head], "t, t d -> d")
+        read = einsum(seen[0, head, -1], value[0, head], "t, t d -> d")
         group = head * len(pair[1]) // len(merged)  # neighbouring heads share keys and values
         added = einsum(weights[0, head, -1], pair[1][group], "p, p d -> d")
         total = read + opening * added
@@ -78,11 +78,11 @@ def way_of_token(
         "head": head,
         "tokens": [tokenizer.decode([token]) for token in ids[0].tolist()],
         "query": _some(query[0, head, -1]),
-        "word_weights": _rounded(words[0, head, -1]),
+        "token_weights": _rounded(seen[0, head, -1]),
         "prompt_weights": _rounded(weights[0, head, -1]),
         "gate": round(gate.item(), 4),
         "opening": round(opening.item(), 4),
-        "from_words": _some(read),
+        "from_tokens": _some(read),
         "from_prompts": _some(added),
         "sum": _some(total),
         "with_adapter": _best(tokenizer, following),
@@ -112,8 +112,8 @@ def _run(model: PreTrainedModel, ids: Tensor, layer: int) -> tuple[Tensor, Tenso
     return seen["hidden"], merged, logits[0, -1].softmax(dim=-1)
 
 
-def _words(own: AttentionLayer, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The words' weights (b h s t), their values (b h t d), and the queries (b h s d)."""
+def _tokens(own: AttentionLayer, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens' weights (b h s t), their values (b h t d), and the queries (b h s d)."""
     _, query = own(hidden)
     key, value = (split_heads(x(hidden), own.head_dim) for x in (own.key_layer, own.value_layer))
     position = rearrange(torch.arange(hidden.shape[1]), "s -> 1 s")

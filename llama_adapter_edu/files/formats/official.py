@@ -75,7 +75,7 @@ def load_official_adapter(
     Args:
         path: the `.pth` file, as `llama_adapter_len10_layer30_release.pth`, or one of V2.
         gate_activation: "tanh", as in the authors' training code, or "identity", as in their
-            inference code and in eq. 7. The file does not say; compare both on a few questions.
+            inference code and in arXiv v1. The file does not say; compare both on a few questions.
         adapter_len: prompts in a layer (K). The file holds only K times the number of layers.
 
     Raises:
