@@ -1260,7 +1260,8 @@ plt.show()
 # ## The leak, measured
 #
 # Now the real rows: 4,000 commands, split at random and by room. The third test is the course's own:
-# 800 more commands, whose rooms and phrasings are never in training. First, how much of the test was seen in training?
+# 800 more commands, whose rooms and phrasings are never in training. First, how much of the test was
+# seen in training?
 
 
 # %%

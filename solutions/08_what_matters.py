@@ -715,8 +715,8 @@ of_pairs.compare(
 
 # %% [markdown]
 # Where it changes the error at all, it makes it smaller more often than not, and no more than that:
-# what lifts one setting need not lift another, and with three seeds the errors themselves are rough. Choose the way *before* you look; whoever takes the
-# smaller error each time cheats.
+# what lifts one setting need not lift another, and with three seeds the errors themselves are rough.
+# Choose the way *before* you look; whoever takes the smaller error each time cheats.
 #
 # `in_words` calls a difference **clear** if it is larger than three times its error. With one seed
 # there is no error, and nothing is clear.
@@ -892,8 +892,8 @@ of_prompts.compare(in_words(*paired_difference(scores_of(adapter_len=20), scores
 #
 # * With 1, 2 or 20 prompts per layer the score is clearly below that of 10. With 5 and 50 it is
 #   lower, too, but not clearly.
-# * Whether the gate's kind matters, three seeds cannot tell. (`per_layer` with `identity` is "clearly less" by two points: three
-#   seeds that happen to agree. One of ten does, by chance.)
+# * Whether the gate's kind matters, three seeds cannot tell. (`per_layer` with `identity` is "clearly
+#   less" by two points: three seeds that happen to agree. One of ten does, by chance.)
 # * The first prompts may be small; at a standard deviation of 3 nothing is learnt.
 # * More *different* rooms help, with as many rows. Data beat settings.
 #
@@ -1364,9 +1364,9 @@ plt.show()
 
 # %% [markdown]
 # Three kinds of cells are missing: no prompts at all (`adapter_layers=0`), other data (`rooms`) and
-# another training length (`steps`). Compare the last two. Two relatives of the method are not in this grid
-# either: LLaMA-Adapter V2's bias and scale, and trained caches. Lesson 10 sets them beside prompts,
-# LoRA and prefix tuning.
+# another training length (`steps`). Compare the last two. Two relatives of the method are not in this
+# grid either: LLaMA-Adapter V2's bias and scale, and trained caches. Lesson 10 sets them beside
+# prompts, LoRA and prefix tuning.
 
 # %%
 for changes in [{"rooms": n} for n in n_rooms[1:]] + [{"steps": n} for n in (75, 400, 800)]:
