@@ -1679,7 +1679,7 @@ for part, name, keys in (
         print(f"{name:23} {key.replace('_', ' '):12} {shown}")
 
 # %% [markdown]
-# With these 200 steps a telegram's style is learnt. What it must say is harder.
+# With that many steps a telegram's style is learnt. What it must say is harder.
 #
 # ## Four promises, tested
 #
@@ -1724,9 +1724,8 @@ of_badges.compare(failed[0] if failed else "none")
 # than computing them, and prompts add operations to each layer. (`finetune(..., cuda_graphs=True)`
 # records them once: 15 instead of 111 ms a step.) Where the numbers count it is otherwise: on two CPU
 # cores prompts get 289 tokens through per second, full fine-tuning 147; with LLaMA-7B's shape on an
-# H100, prompts 14,614, LoRA 12,878 (full fine-tuning of that shape was not measured: the estimate at the
-# top says 100 GiB for its parameters alone). All of it stands in
-# `benchmarks/results/train_step.json`.
+# H100, prompts 14,614, LoRA 12,878 (full fine-tuning of that shape was not measured; the estimate at the
+# top tells its price). All of it stands in `benchmarks/results/train_step.json`.
 #
 # ## More than one GPU
 #
