@@ -727,7 +727,7 @@ packed = collate_packed(row, tokenizer.pad_token_id)
 print("positions:", packed["position_ids"][0].tolist())
 
 # %%
-# alt: Two maps of who changes whom. As packed: three separate triangles. With a mask of ones: one large triangle.
+# alt: Two maps of who changes whom: a row for each token that looks, a column for each that is exchanged. As packed: three separate triangles. With a mask of ones: one large triangle.
 
 
 def who_sees_whom(**inputs: Tensor | bool) -> Float[Tensor, "s t"]:
@@ -749,13 +749,14 @@ def who_sees_whom(**inputs: Tensor | bool) -> Float[Tensor, "s t"]:
 
 as_packed = who_sees_whom(**packed)
 with_mask = who_sees_whom(**packed, attention_mask=torch.ones_like(packed["input_ids"]))
-words = [tokenizer.decode(token).strip() for token in packed["input_ids"][0]]
+tokens = [tokenizer.decode(token).strip() for token in packed["input_ids"][0]]
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.8))
 for ax, seen, title in (
     (left, as_packed, "as packed"),
     (right, with_mask, "with a mask of ones"),
 ):
-    heatmap(ax, seen, row_labels=words, column_labels=words, title=title, vmin=0, vmax=1)
+    heatmap(ax, seen, row_labels=tokens, column_labels=tokens, title=title, vmin=0, vmax=1)
+    ax.set_xlabel("t, the token that is exchanged")
 left.set_ylabel("s, the token that looks")
 plt.show()
 
@@ -796,7 +797,7 @@ of_mask.compare("the same" if abs(change) < 0.01 else "more" if change > 0 else 
 
 # %% [markdown]
 # Padded and packed batches teach the same. The third one teaches something else: to answer after
-# reading three strangers' questions.
+# reading what stands before it: up to three strangers' questions with their answers.
 #
 # ## Right or wrong
 #
@@ -1225,11 +1226,11 @@ def group_split(groups, test_share, seed=0):
 
 # %% [markdown]
 # Here are three splits of a small table, all with your function. For the first, each cell is a
-# group of its own. For the third, rooms *and* phrasings are held out; a cell with one of each is
-# in neither set.
+# group of its own. For the third, rooms *and* phrasings are held out; a cell with a held-out room or
+# a held-out phrasing, but not both, is in neither set.
 
 # %%
-# alt: Three tables of 12 rooms by 10 phrasings. Random: test cells are scattered. New rooms: three full rows are test. New rooms and phrasings: a small block is test, and two stripes are left out.
+# alt: Three tables of 12 rooms by 10 phrasings. Random: test cells are scattered. New rooms: three full rows are test. New rooms and phrasings: only where three rows and two columns cross is test; the rest of these is left out.
 cells = [(room, phrasing) for room in range(12) for phrasing in range(10)]
 _, random_cells = group_split([f"{room} {phrasing}" for room, phrasing in cells], 0.25)
 _, room_cells = group_split([f"{room:02}" for room, _ in cells], 0.25)
@@ -1258,8 +1259,9 @@ plt.show()
 # %% [markdown]
 # ## The leak, measured
 #
-# Now the real rows: 4,000 commands, split at random, by room, and as the course does it. Its test
-# rooms and test phrasings are never in training. First, how much of the test was seen in training?
+# Now the real rows: 4,000 commands, split at random and by room. The third test is the course's own:
+# 800 more commands, whose rooms and phrasings are never in training. First, how much of the test was
+# seen in training?
 
 
 # %%

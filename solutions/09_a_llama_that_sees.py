@@ -122,7 +122,7 @@ for question in blind:
 # with the prompts. It has two scales. In the picture, what learns is orange.
 #
 # ![An encoder turns a picture into features of two scales. They are joined and projected into one
-# vector of width m. It is added to each of the prompts of every layer](figures/09_image_path.svg)
+# vector of width m. It is added to each of the prompts of every adapted layer](figures/09_image_path.svg)
 
 # %%
 torch.manual_seed(0)
@@ -133,7 +133,8 @@ print("coarse b f ", tuple(coarse.shape), " combinations of strokes at 2 x 2 pla
 
 # %% [markdown]
 # The features of all scales are put side by side. Then a **projection** that learns takes them into
-# the width of the model. That is the paper's equation 9:
+# the width of the model. (The library's norms the features first: two numbers more for each of them.)
+# That is the paper's equation 9:
 #
 # $$I_p = \text{Projection}\big(\text{Concat}(\{I_m\}_{m=1}^{M})\big)$$
 #
@@ -401,7 +402,7 @@ def add_image(prompts, image):
 """
 
 # %%
-# alt: Prompts 0 to 4, an image vector and their sum for two pictures; in each sum, the difference to the prompts is the same row five times.
+# alt: Prompts 0 to 4, then for each of two pictures the prompts with the picture added, and the difference to the prompts: one row, five times.
 torch.manual_seed(0)
 few, two = torch.randn(5, 12), 2 * torch.randn(2, 12)
 added = add_image(few, two)
@@ -637,7 +638,7 @@ def attend_row_by_row(
 # %% tags=["check"]
 @check("9.4", "attend_row_by_row", b=[3, 2], g=[2, 3], scale=[0.3, None])
 def _(b, g, scale):
-    # b rows, s=7 words, p=5 prompts; each of g key/value heads serves r=4 query heads, d=6
+    # b rows, s=7 tokens, p=5 prompts; each of g key/value heads serves r=4 query heads, d=6
     prompt = AdaptionPrompt(5, 14, 4 * g)
     nn.init.normal_(prompt.gate)
     query = torch.randn(b, 4 * g, 7, 6)
@@ -767,8 +768,8 @@ of_repeat = predict(
 # scores of a token moved by the same number. And a softmax does not see what all its scores share.
 #
 # So within a layer a picture does not change *which* prompt a token looks at. What it changes are
-# the values: each moved by $W_v I$. The weights sum to 1, so what arrives is exactly gate times
-# $W_v I$. Check it, with the real Llama's top layer:
+# the values: each moved by $W_v I$. The weights sum to 1, so what arrives is exactly tanh(gate)
+# times $W_v I$. Check it, with the real Llama's top layer:
 
 # %%
 torch.manual_seed(0)
@@ -793,7 +794,7 @@ with torch.no_grad():
 print("the library's one call gives the same:", torch.allclose(in_one_call, seeing_part, atol=1e-4))
 print("the picture changes what arrives by up to", f"{(seeing_part - blind_part).abs().max():.2f}")
 of_values_alone = torch.allclose(seeing_part - blind_part, by_hand, atol=1e-4)
-print("it is gate * W_v I:", of_values_alone)
+print("it is tanh(gate) * W_v I:", of_values_alone)
 
 # %% tags=["nbval-ignore-output"]
 of_repeat.compare("what the prompts bring" if of_values_alone else "both")
@@ -1013,7 +1014,7 @@ of_pairs.compare("nearly all" if after > 0.9 else "some" if after > 0.1 else "ha
 # question. Each question is answered on its own, so on a hard picture the answers need not agree.
 
 # %% tags=["nbval-ignore-output"]
-# alt: Three test pictures; under each of them the Llama's answers to the three questions.
+# alt: Three test pictures; above each the Llama's answers to the three questions, below it the right digit.
 chosen = [3, 14, 15]
 _, axes = plt.subplots(1, 3, figsize=(7, 2.6))
 for ax, number in zip(axes, chosen, strict=True):
@@ -1085,8 +1086,8 @@ plt.show()
 
 # %% [markdown]
 # In the lowest adapted layer both pictures give the *same* weights. That is "Repeat" again: the
-# picture moves all scores of a token alike. What comes through there is gate times $W_v I$, the same
-# for every token. In the layers above, the tokens have taken that up. Their queries differ now, so
+# picture moves all scores of a token alike. What comes through there is tanh(gate) times $W_v I$, the
+# same for every token. In the layers above, the tokens have taken that up. Their queries differ now, so
 # their weights do too.
 #
 # ## Keep it
@@ -1110,15 +1111,18 @@ print("the loaded copy sees the same:", torch.equal(loaded, trained))
 #
 # For photographs you would not train an encoder. You take one that has seen millions of pictures: a
 # CLIP, as in the paper. It fits the same place. Here is the real code, with a small CLIP of random
-# numbers, so that there is nothing to download. For a real one, take the two lines in the comment.
+# numbers, so that there is nothing to download. For a real one, take the lines in the comments.
 
 # %%
 sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4)
 clip = CLIPVisionModel(CLIPVisionConfig(image_size=32, patch_size=8, **sizes))
-# clip = CLIPVisionModel.from_pretrained("openai/clip-vit-base-patch16")
-# pictures = CLIPImageProcessor.from_pretrained("openai/clip-vit-base-patch16")(photos).pixel_values
-
 photos = torch.rand(2, 3, 32, 32)
+# from transformers import CLIPImageProcessor
+# name = "openai/clip-vit-base-patch16"
+# clip = CLIPVisionModel.from_pretrained(name)
+# process = CLIPImageProcessor.from_pretrained(name)
+# photos = process(my_two_photos, return_tensors="pt").pixel_values
+
 add_adaption_prompts(llama, AdaptionPromptConfig(10, 30), "photos")
 add_vision(llama, ClipEncoder(clip, layers=(2, 4, 6)))
 features = image_prompt_of(llama, "photos").encoder(photos)
@@ -1140,7 +1144,7 @@ print("what learns beside the prompts:", *learns)
 # * `image_vector`: features of all scales, joined and projected (eq. 9),
 # * `add_image`: one vector added to every prompt, so each row has prompts of its own (eq. 10),
 # * `image_keys_values` and `attend_row_by_row`: keys and values for each row, and attention to them,
-# * a Llama that names digits it never saw, with all of its own numbers frozen.
+# * a Llama that names the digits in pictures it never saw, with all of its own numbers frozen.
 #
 # **Next, lesson 10:** one gate, many papers. Where else does a gate start at zero?
 #
@@ -1162,8 +1166,8 @@ print("what learns beside the prompts:", *learns)
 #
 # <details><summary>Answer</summary>
 #
-# A softmax over one score is always 1: there is nothing to choose. What arrives is gate times value
-# of the one prompt, and with it gate times $W_v I$. So yes, the picture comes through as before.
+# A softmax over one score is always 1: there is nothing to choose. What arrives is tanh(gate) times
+# the value of the one prompt, and with it tanh(gate) times $W_v I$. So yes, the picture comes through as before.
 #
 # </details>
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 10: One gate, many papers
 #
-# *55 minutes. Needs lessons 03, 04 and 06.*
+# *75 minutes. Needs lessons 03, 04 and 06.*
 #
 # At the end you will have
 #
@@ -53,14 +53,14 @@ use_style()
 # A gate that starts at zero was not new in 2023, and it did not end there. Here are six papers and
 # models, written in our letters. `branch` stands for whatever is trained behind the gate.
 #
-# | | what comes out | starts at zero |
+# | | what comes out | the gate |
 # |---|---|---|
-# | ReZero, 2020 | x + gate · branch(x) | gate, one number |
-# | Flamingo, 2022 | x + tanh(gate) · branch(x, image) | gate, one number |
+# | ReZero, 2020 | x + gate · branch(x) | one number |
+# | Flamingo, 2022 | x + tanh(gate) · branch(x, image) | one number |
 # | ControlNet, 2023 | F(x) + last(copy(x + first(control))) | first and last, whole matrices |
-# | LLaMA-Adapter, 2023 | attention + tanh(gate) · attention to the prompts | gate, one for each head |
-# | gated attention, 2025 | sigmoid(gate(x)) · attention | nothing |
-# | gpt-oss, 2025 | softmax over [sink, tokens], the sink's weight is thrown away | nothing |
+# | LLaMA-Adapter, 2023 | attention + tanh(gate) · attention to the prompts | one number for each head |
+# | gated attention, 2025 | sigmoid(gate(x)) · attention | a matrix, for one number per head and token |
+# | gpt-oss, 2025 | softmax over [sink, tokens], the sink's weight is thrown away | one sink for each head |
 #
 # Sources: arXiv 2003.04887, 2204.14198, 2302.05543, 2303.16199, 2505.06708, and the code of gpt-oss
 # (`sdpa` in `gpt_oss/torch/model.py`). Flamingo puts whole new layers between the frozen ones, which
@@ -182,7 +182,8 @@ for name in NAMES:
 guess.compare(len(silent_gates))
 
 # %% [markdown]
-# Four add something to a network that is there already, and start silent. The last two multiply what
+# Four add something to a network that is there already, and start silent: their gate is zero, in
+# ControlNet `first` and `last`. The last two multiply what
 # the attention reads. Both were trained from the beginning, together with everything else: there was
 # no model to protect, so they may start anywhere.
 #
@@ -611,7 +612,7 @@ for name, rows, alone in (("trained words", learn, bare), ("other words", other,
 # A long document has a price, too. Its keys and values stay in the cache, and each new token looks at
 # all of them. But why should the keys and values come from tokens at all? Prompts did not. So take
 # **16 keys and values for each layer, and train them**, right where the document's would be: in the
-# cache, in the same softmax as the question's tokens, without gate. The paper calls such a trained
+# cache, in the same softmax as the question's tokens, without gate. Its authors call such a trained
 # cache a **cartridge** (arXiv 2506.06266, section 3).
 #
 # ![Three rows. LLaMA-Adapter: five learnt prompts in a softmax of their own, times tanh of the gate,
@@ -897,18 +898,19 @@ print(f"numbers to learn: {n_learnt:,}")
 # %% [markdown]
 # ## Learn from the one who reads
 #
-# What should the cartridge be trained on? The right answers are one possibility. The paper's better
-# one: let the **teacher**, the same Llama with the whole document, say how likely *every* token of
+# What should the cartridge be trained on? The right answers are one possibility. The cartridge paper's
+# better one: let the **teacher**, the same Llama with the whole document, say how likely *every* token of
 # the vocabulary is, and train the **student**, the Llama with the cartridge, to say the same. That is
 # **distillation**. How far the student is from it, at one position:
 #
 # KL = Σ over v of teacher · (log teacher − log student)
 #
 # where teacher and student are the softmax of their logits. It is 0 only if both agree. We decide:
-# the direction is KL(teacher ‖ student), as in the paper; the temperature is 1, so the logits are
+# the direction is KL(teacher ‖ student), as in that paper; the temperature is 1, so the logits are
 # taken as they are; the unit is the nat. Teacher and student read the question and its right answer, and
-# the loss will be the mean over the positions that predict a token of the answer. (The paper sums over all tokens of conversations that the model wrote itself.
-# PEFT's example takes the teacher's 20 likeliest tokens only.)
+# the loss will be the mean over the positions that predict a token of the answer. (The cartridge paper
+# sums over all tokens of conversations that the model wrote itself. PEFT's example takes the teacher's
+# 20 likeliest tokens only.)
 
 # %% [markdown] tags=["card"]
 # ### Exercise 10.4 · How far from the teacher
@@ -1101,8 +1103,8 @@ guess.compare("the same to 0.05" if apart <= 0.05 else min(last, key=last.get))
 # %% [markdown]
 # The Llama answers the questions it was trained with nearly as if the document stood there, from 16
 # slots in place of 68 tokens. Asked in other words, it is not as close. Eight questions are few: the
-# paper lets the model write conversations about the document, begun in five different ways, and
-# trains on these. It calls that **self-study**.
+# cartridge paper lets the model write conversations about the document, begun in five different ways,
+# and trains on these. It calls that **self-study**.
 #
 # The library's `add_cartridge(model, document_ids, CartridgeConfig(num_virtual_tokens=16))` does what
 # you did here, with names, swapping and files as for prompts. `finetune(..., document_ids=...)` trains
@@ -1121,7 +1123,7 @@ guess.compare("the same to 0.05" if apart <= 0.05 else min(last, key=last.get))
 # | LoRA | two thin matrices at the query and at the value projection | inside the layer |
 # | prefix | keys and values of p slots, begun at random | among the tokens, in their softmax |
 #
-# (The paper's V2 has the prompts as well. Here it stands alone, so that each way is one idea.)
+# (V2 in its paper has the prompts as well. Here it stands alone, so that each way is one idea.)
 
 # %% [markdown] tags=["card"]
 # ### Exercise 10.5 · What each way costs
@@ -1350,7 +1352,7 @@ for name in ("bare", "teacher"):
     print(f"{name:10} right of 8 in other words: {8 * mean(stored[name], 'right_other'):.1f}")
 
 # %%
-# alt: For each of five ways, dots of three seeds: the KL to the teacher in the trained words and in other words, and dashed lines for the bare Llama.
+# alt: The KL to the teacher of three seeds for each of five ways. Trained words (dots): all below 0.5. Other words (squares): V2, cartridge and LoRA about 0.5, prompts about 1, prefix about 2.2, no better than the bare Llama, whose dashed line is at 2.0.
 fig, ax = plt.subplots(figsize=(7, 3.2))
 ways = ("prompts", "V2", "cartridge", "LoRA", "prefix")
 for place, way in enumerate(ways):
@@ -1433,7 +1435,7 @@ plt.show()
 #
 # One can: each set has its own softmax, and both results are added. But then each speaks with its
 # full opening, whether the question concerns it or not. In one cache both stand in one softmax, and a
-# query that finds its answer in one of them takes its weight from the other. The paper shows that it
-# works without any training together.
+# query that finds its answer in one of them takes its weight from the other. The cartridge paper shows
+# that it works without any training together.
 #
 # </details>

@@ -18,7 +18,7 @@ from llama_adapter_edu.adapters.inspect import gate_openings, prompt_weights
 from llama_adapter_edu.course.figures.page import Page
 from llama_adapter_edu.course.figures.plots import heatmap
 
-INSTEAD = "A still picture of one token stands beside it."
+INSTEAD = "A still picture of one token stands above it."
 LEVELS = 255  # a weight is kept as one byte: exact to 0.002
 
 
