@@ -244,6 +244,7 @@ def _(adapter_len, adapter_layers, model_width, n_heads):
         "every layer has its own prompts: multiply them by adapter_layers, too": prompts
         + adapter_layers * gates,
         "this is one layer: multiply by adapter_layers": prompts + gates,
+        "use the arguments, not the numbers of our Llama": adapter_layers * (10 * 576 + 9),
         "a layer's gates stand beside its prompts: add them, do not multiply": adapter_layers
         * prompts
         * gates,

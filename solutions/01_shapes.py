@@ -536,9 +536,9 @@ def attention_scores(
 # %% tags=["check"]
 @check("1.4", "attention_scores", d=[7, 6], t=[5, 3])
 def _(d, t):
-    query, key = torch.randn(2, 3, 4, d), torch.randn(2, 3, t, d)
+    query, key = torch.randn(2, 3, 8, d), torch.randn(2, 3, t, d)
     scores = attention_scores(query, key)
-    assert_shape(scores, "b h s t", b=2, h=3, s=4, t=t)
+    assert_shape(scores, "b h s t", b=2, h=3, s=8, t=t)
 
     right = attention_scores_loop(query, key)
     sums = query.sum(-1)[..., :, None] * key.sum(-1)[..., None, :]
@@ -548,7 +548,7 @@ def _(d, t):
         "multiply by d ** -0.5; this is d ** 0.5": right * d,
         "divide by the root of the head width d, not of the number of keys": right * (d / t) ** 0.5,
         "divide by the root of the head width d, not of the number of queries": (
-            right * (d / 4) ** 0.5
+            right * (d / 8) ** 0.5
         ),
         "d is summed on its own in query and key: write the same letter in both": sums / d**0.5,
         "divide by the root of the head width d, not of h * d": right / 3**0.5,
@@ -567,7 +567,7 @@ def _(d, t):
         "reshape does not swap the axes t and d of the keys: name them in einsum": (
             query @ key.reshape(2, 3, d, t) / d**0.5
         ),
-        "only query 0 meets key 0, and so on: each query meets each key": (right * torch.eye(4, t)),
+        "only query 0 meets key 0, and so on: each query meets each key": (right * torch.eye(8, t)),
     }
     assert_close(scores, right, "b h s t", mistakes=mistakes)
     assert_gradients(attention_scores, query, key)

@@ -263,7 +263,8 @@ def _(step):
         measured = {parameter for parameter, length in lengths.items() if length == 0}
         mine = silent_parameters(name, step)
         assert isinstance(mine, (set, frozenset)), (
-            f'{name}, step {step}: expected a set of names like {{"branch"}}, got {mine!r}'
+            f'{name}, step {step}: expected a set of names like {{"branch"}}, or the empty set(), '
+            f"got the {type(mine).__name__} {mine!r}"
         )
         assert mine <= set(lengths), (
             f"{name}, step {step}: its parameters are {sorted(lengths)}, got {sorted(mine)}"
@@ -968,6 +969,8 @@ def _(n, v, size):
         return torch.tensor([sum(row) for row in terms], dtype=torch.float32)
 
     right = kl(teacher, student)
+    ours, theirs = student.log_softmax(0), teacher.log_softmax(0)
+    over_positions = (theirs.exp() * (theirs - ours)).sum(dim=-1)
     crossed = nn.functional.cross_entropy(student, teacher.softmax(-1), reduction="none")
     mistakes = {
         "this is KL(student || teacher): the probabilities in front are the teacher's": kl(
@@ -977,6 +980,7 @@ def _(n, v, size):
         "one number for each position, please: the mean over n comes later": right.mean(),
         "one number for each position, please: do not sum over n": right.sum(),
         "the sign is turned: log teacher - log student": -right,
+        "the softmax runs over the vocabulary, the last axis": over_positions,
         "this is the cross-entropy; KL takes the teacher's own uncertainty away": crossed,
         "nats, please: the natural logarithm, not the one of base 2": right / math.log(2),
     }
@@ -1225,7 +1229,9 @@ def _(layers, g, r, d, p):
             ("prompts", expected - layers * (g * r - 1)): "each head has a gate of its own",
             ("LoRA", 2 * layers * 8 * (18 + g * r * d)): "values have g heads, not h",
         }
-        reason = known.get((way, mine), "count the shapes in the table above")
+        if mine * layers in (expected, expected + 18 * (layers - 1) * (way == "V2")):
+            known[way, mine] = "this is one layer: multiply by config.num_hidden_layers"
+        reason = known.get((way, mine), "count the shapes in the table and in hint 2")
         assert mine == expected, f"{way}: the real tensors have {expected} numbers: {reason}"
 
 
