@@ -55,8 +55,12 @@ def pytest_xdist_auto_num_workers():
 
 
 @pytest.hookimpl(tryfirst=True)
+# These come first: at the end no process waits for another one.
+LONGEST = ("test_notebooks", "test_resume", "test_ablations", "test_v2")
+
+
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.stem != "test_notebooks")  # the longest first
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
