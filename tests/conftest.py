@@ -54,11 +54,11 @@ def pytest_xdist_auto_num_workers():
     return min(os.cpu_count() or 1, PROCESSES)
 
 
-@pytest.hookimpl(tryfirst=True)
 # These come first: at the end no process waits for another one.
 LONGEST = ("test_notebooks", "test_resume", "test_ablations", "test_v2")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
