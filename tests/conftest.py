@@ -5,6 +5,7 @@ a lesson, stay together, so that what their fixtures make is made once.
 """
 
 import os
+import signal
 
 # Before torch is loaded, and inherited by every kernel and process that a test starts.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -66,6 +67,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_interrupts():
+    """As in a terminal: a process that a shell started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
