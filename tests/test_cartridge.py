@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tiny_run import tiny_model, tiny_rows, tiny_run
-from transformers import StaticCache
+from transformers import DynamicCache, StaticCache
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
@@ -78,6 +78,27 @@ def test_the_whole_cache_is_the_document_in_context(tiny, family, implementation
     assert (logits(model) - base).abs().max() > 1e-4
     with disable_adapter(model):
         assert torch.equal(logits(model), base)
+
+
+@implementations
+def test_a_cartridge_stays_where_a_document_slides_out_of_the_window(tiny, implementation):
+    """The oracle gets its mask by hand: the document for all of the text, and of it the window."""
+    window, n_document, n_text = 4, DOCUMENT.shape[1], IDS.shape[1]
+    model = tiny("mistral", attn_implementation=implementation, sliding_window=window)
+    place = torch.arange(n_document + n_text)
+    back = place[:, None] - place
+    of_document = (place < n_document) & (place >= n_document)[:, None]
+    seen = (back >= 0) & ((back < window) | of_document)
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    ids = torch.cat([DOCUMENT.expand(2, -1), IDS], dim=1)
+    with torch.no_grad():
+        wanted = model(ids, attention_mask=mask.expand(2, 1, -1, -1)).logits[:, n_document:]
+    add_cartridge(model, DOCUMENT)
+    close(logits(model), wanted)
+    cache = DynamicCache(config=model.config)  # keeps no more than the window of the text
+    with torch.no_grad():
+        parts = [model(part, past_key_values=cache).logits for part in IDS.split(1, dim=1)]
+    close(torch.cat(parts, dim=1), wanted)
 
 
 @implementations

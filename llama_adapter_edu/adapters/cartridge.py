@@ -6,6 +6,7 @@
 
 Positions of a text begin behind the cartridge, as they would behind the document. So a cartridge
 that is a document's whole cache computes what the model computes with the document before the text.
+There is one difference: a document slides out of a layer's sliding window, a cartridge stays.
 What is learnt, answers or a distribution, is up to the loss: see `training/distillation.py`.
 """
 
