@@ -79,10 +79,7 @@ def quantities(sentence: str) -> Iterator[Quantity]:
 
 def values_in(text: str) -> list[float]:
     """All numbers in an output, a program or a JSON file, and each percentage as a share."""
-    found = re.findall(
-        r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d+)?(?:e[-+]?\d+)?\s?%?", text
-    )
-    return [_value(number) for number in found]
+    return [_value(number) for number in PLAIN.findall(text)]
 
 
 def _value(number: str) -> float:

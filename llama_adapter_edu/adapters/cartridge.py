@@ -28,7 +28,6 @@ from llama_adapter_edu.adapters.decoder import (
     evaluation,
     unwrapped,
 )
-from llama_adapter_edu.adapters.generation import CACHES
 from llama_adapter_edu.adapters.layers.prefix import heads_of
 from llama_adapter_edu.adapters.manage import (
     adapter_configs,
@@ -38,6 +37,7 @@ from llama_adapter_edu.adapters.manage import (
     prepare,
     set_adapter,
 )
+from llama_adapter_edu.adapters.positions import CACHES
 from llama_adapter_edu.method.cartridge import Cartridge
 
 KeysValues = tuple[Float[Tensor, "g p d"], Float[Tensor, "g p d"]]

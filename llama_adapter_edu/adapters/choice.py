@@ -159,11 +159,6 @@ def _checked(state: AdapterState, adapter: str | Sequence[str | None] | None) ->
     return names
 
 
-def prefix_length(state: AdapterState, name: str | None) -> int:
-    """How many tokens an adapter puts before a text: those of a cartridge; 0 for others."""
-    return getattr(state.configs.get(name), "num_virtual_tokens", 0)
-
-
 def check_names(state: AdapterState, names: Sequence[str | None]) -> None:
     """Raise ValueError if the model has no adapter of one of these names."""
     for name in names:

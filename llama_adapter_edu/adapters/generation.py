@@ -26,11 +26,10 @@ from llama_adapter_edu.adapters.choice import (
     acting,
     check_names,
     for_rows,
-    prefix_length,
 )
+from llama_adapter_edu.adapters.positions import after_prefix, prefix_length
 
 TEXTS = "input_ids", "inputs_embeds"
-CACHES = "cache", "past_key_values"  # transformers calls it so since 5.24, and before
 IN_THREADS = "generate_batch", "init_continuous_batching"
 
 
@@ -166,28 +165,7 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
         if (layers := decoder.vision[choice].layers) is not None:
             blind_from = len(decoder.layers) - state.configs[choice].adapter_layers + layers
     kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener, blind_from)
-    return _after_prefix(state, choice, texts, args, kwargs)
-
-
-def _after_prefix(
-    state: AdapterState, choice: Choice, texts: Tensor, args: tuple, kwargs: dict
-) -> tuple[tuple, dict]:
-    """Let the texts' positions begin behind the acting cartridge, as behind a text in the cache."""
-    names = choice if isinstance(choice, tuple) else (choice,)
-    lengths = [prefix_length(state, name) for name in names]
-    if not any(lengths):
-        return args, kwargs
-    positions = args[2] if len(args) > 2 else kwargs.get("position_ids")
-    if positions is None and kwargs.get("cache_position") is not None:
-        positions = kwargs["cache_position"][None]
-    if positions is None:
-        cache = next((kwargs[n] for n in CACHES if kwargs.get(n) is not None), None)
-        seen = 0 if cache is None else cache.get_seq_length()
-        positions = torch.arange(texts.shape[1], device=texts.device)[None] + seen
-    shift = lengths[0] if len(lengths) == 1 else positions.new_tensor(lengths)[:, None]
-    if len(args) > 2:
-        return (*args[:2], positions + shift, *args[3:]), kwargs
-    return args, {**kwargs, "position_ids": positions + shift}
+    return after_prefix(state, choice, texts, args, kwargs)
 
 
 def _look(
