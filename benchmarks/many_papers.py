@@ -17,14 +17,15 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.five_ways import WAYS, as_student, prepare
+from benchmarks.five_ways import WAYS, prepare
 from benchmarks.measure import conditions
 from benchmarks.methods import Base
 from benchmarks.report_more import best_runs, five_ways
 from llama_adapter_edu import load_llama
 from llama_adapter_edu.course.tasks.document import Rows, document, question_rows
+from llama_adapter_edu.training.distillation import kl_divergence
 
 OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results/many_papers.json"
 RATES = {
@@ -61,8 +62,7 @@ class Task:
     def kl(self, name: str, logits: Tensor) -> Tensor:
         """KL(teacher || student) in nats, the mean over the tokens of the answers."""
         of_answers = self.rows[name].predicts
-        teacher, student = (x[of_answers].log_softmax(-1) for x in (self.teacher[name], logits))
-        return (teacher.exp() * (teacher - student)).sum(-1).mean()
+        return kl_divergence(logits[of_answers], self.teacher[name][of_answers]).mean()
 
     def right(self, name: str, logits: Tensor) -> float:
         """The share of answers that greedy decoding gives: each token is the likeliest one."""
@@ -70,11 +70,15 @@ class Task:
         hit = logits.argmax(-1)[:, :-1] == rows.input_ids[:, 1:]
         return (hit | ~rows.predicts[:, :-1]).all(1).float().mean().item()
 
-    def scores(self, student) -> dict[str, float]:
+    def logits(self, model: nn.Module, name: str) -> Tensor:
+        rows = self.rows[name]
+        return model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
+
+    def scores(self, model: nn.Module) -> dict[str, float]:
         found = {}
-        for name, rows in self.rows.items():
+        for name in self.rows:
             with torch.no_grad():
-                logits = student(rows.input_ids, rows.attention_mask)
+                logits = self.logits(model, name)
             found[f"kl_{name}"] = round(self.kl(name, logits).item(), 4)
             found[f"right_{name}"] = self.right(name, logits)
         return found
@@ -83,13 +87,12 @@ class Task:
 def run(way: str, base: Base, task: Task, seed: int, rate: float, steps: int) -> dict:
     """Train once and score."""
     torch.manual_seed(seed)
-    student, module = prepare(way, base.model(), task.document)
-    learnt = [p for p in module.parameters() if p.requires_grad]
+    model = prepare(way, base.model(), task.document)
+    learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learnt, lr=rate)
-    rows, start = task.rows["trained"], time.perf_counter()
-    first = task.scores(student)
+    start, first = time.perf_counter(), task.scores(model)
     for _ in range(steps):
-        loss = task.kl("trained", student(rows.input_ids, rows.attention_mask))
+        loss = task.kl("trained", task.logits(model, "trained"))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,7 +100,7 @@ def run(way: str, base: Base, task: Task, seed: int, rate: float, steps: int) ->
         "way": way,
         "seed": seed,
         "learning_rate": rate,
-        **task.scores(student),
+        **task.scores(model),
         **{f"first_{name}": score for name, score in first.items() if name.startswith("kl")},
         "trainable_parameters": sum(p.numel() for p in learnt),
         "seconds": round(time.perf_counter() - start, 1),
@@ -122,7 +125,7 @@ def main() -> None:
         task = Task(base, tokenizer, seed, device)
         right = {f"right_{name}": task.right(name, task.teacher[name]) for name in task.rows}
         result["teacher"].append({"tokens": task.document.shape[1], **right})
-        result["bare"].append(task.scores(as_student(base.model())))
+        result["bare"].append(task.scores(base.model()))
         for way in WAYS:
             for rate in RATES[way] if seed == 0 else [best_runs(result, way)[0]["learning_rate"]]:
                 result["runs"].append(run(way, base, task, seed, rate, settings.steps))
