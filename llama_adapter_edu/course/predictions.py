@@ -8,7 +8,7 @@ from llama_adapter_edu.course.boxes import marked, show
 
 BLANK = "Write your prediction in place of `...`, then run this cell."
 KEPT = "Kept. Now run on."
-NONE = "none was written down"
+NONE = "not written down"
 SAME = "As you predicted."
 OTHER = "Not what you predicted. What makes the difference?"
 
