@@ -45,6 +45,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+    config.addinivalue_line("markers", "heavy: compiles, installs or kills; not with --quick")
     strict_warnings.install()
     if config.getoption("--quick"):
         quick.skip_at_kernels_and_the_llama()
@@ -67,6 +68,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-slow"))
+        if item.get_closest_marker("heavy") and config.getoption("--quick"):
+            item.add_marker(pytest.mark.skip(reason="compiles, installs or kills: make test"))
 
 
 @pytest.fixture(scope="session", autouse=True)

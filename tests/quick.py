@@ -1,4 +1,4 @@
-"""Skip each test that starts Jupyter kernels or processes that train, or opens the Llama."""
+"""Skip what starts a kernel or processes that train, opens the Llama, or is marked as heavy."""
 
 import os
 import sys

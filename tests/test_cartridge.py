@@ -212,6 +212,7 @@ def test_layers_computed_again(tiny, reentrant):
     torch.testing.assert_close(gradients(), right)
 
 
+@pytest.mark.heavy
 def test_compiled_and_exported_and_cast(tiny):
     model = trained(add_cartridge(tiny(attn_implementation="sdpa"), DOCUMENT))
     wanted, bare = logits(model), logits(tiny())

@@ -36,6 +36,7 @@ def lesson_91(monkeypatch, tmp_path):
     monkeypatch.setattr(exercises, "REFERENCES", folder)
 
 
+@pytest.mark.heavy
 def test_each_student_has_a_row_whatever_they_hand_in(tmp_path, capsys, lesson_91):
     root = tmp_path / "class"
     root.mkdir()

@@ -40,6 +40,7 @@ def losses(accelerator, **options):
     return torch.tensor(history.losses), model
 
 
+@pytest.mark.heavy
 def test_compiled_layers_learn_the_same_and_are_gone_afterwards(monkeypatch):
     monkeypatch.setattr(the_loop, "compiled_layers", partial(compiled_layers, **TRACED))
     eager, _ = losses(Accelerator(cpu=True))
@@ -48,6 +49,7 @@ def test_compiled_layers_learn_the_same_and_are_gone_afterwards(monkeypatch):
     assert all("forward" not in vars(layer) for layer in model.model.layers)
 
 
+@pytest.mark.heavy
 def test_layers_compile_whole_and_not_again_from_step_to_step():
     """`fullgraph` refuses graph breaks; later lengths use what the first two made."""
     counter = CompileCounterWithBackend("aot_eager")
@@ -62,6 +64,7 @@ def test_layers_compile_whole_and_not_again_from_step_to_step():
     assert compiled[-1] == compiled[2] <= 8
 
 
+@pytest.mark.heavy
 def test_swapping_adapters_compiles_nothing_again():
     from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, set_adapter
 
@@ -79,6 +82,7 @@ def test_swapping_adapters_compiles_nothing_again():
     assert counter.frame_count == seen
 
 
+@pytest.mark.heavy
 def test_a_compiled_decoding_step_uses_the_prompts_of_its_own_generation():
     """Generate, train, generate: one compilation, and always the logits of a run without cache."""
     from transformers import StaticCache

@@ -265,6 +265,7 @@ def launch(folder, n_processes, way):
     ("way", "base"),
     [pytest.param("whole", "Tensor", marks=pytest.mark.slow), ("sharded", "DTensor")],
 )
+@pytest.mark.heavy
 def test_two_processes_learn_what_one_learns(tmp_path, way, base):
     """13 rows in batches of 5, micro-batches of 2: uneven in every way."""
     options = {"rows": tiny_rows(n=13), "batch_size": 5, "micro_batch_size": 2, "steps": 6}

@@ -74,6 +74,7 @@ sys.exit(int(not torch.allclose(found, wanted, atol=1e-6)))
 """
 
 
+@pytest.mark.heavy
 def test_saved_whole_and_loaded_in_a_new_process(model, wanted, tmp_path):
     torch.save(model, tmp_path / "model.pt")
     torch.save(wanted, tmp_path / "wanted.pt")
@@ -84,6 +85,7 @@ def _in_worker(model, answer):
     answer.put(logits(model).numpy())
 
 
+@pytest.mark.heavy
 def test_in_a_spawned_worker(model, wanted):
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
@@ -120,6 +122,7 @@ def test_offloaded(tiny, model, wanted, tmp_path, how, adapters):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.heavy
 def test_compiled_and_swapped(model, wanted, bare, backend):
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend=backend)

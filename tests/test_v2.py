@@ -227,6 +227,7 @@ def test_offloaded(tiny, v2, tmp_path, how, adapters):
     torch.testing.assert_close(logits(back), wanted)
 
 
+@pytest.mark.heavy
 def test_compiled_and_swapped_and_rows(tiny, v2):
     model, bare = shaken(v2()), logits(tiny(attn_implementation="sdpa"))
     wanted = logits(model)
@@ -371,6 +372,7 @@ def test_without_prompts_there_are_no_gates_and_no_pictures():
         add_vision(model, DigitEncoder())
 
 
+@pytest.mark.heavy
 def test_layers_compiled_in_training(v2):
     model = shaken(v2()).train()
 

@@ -199,6 +199,7 @@ def works_alone(python, packages, folder, own_model, rows) -> None:
     assert said.endswith("Everything is ready.\n")
 
 
+@pytest.mark.heavy
 def test_without_extras_it_is_enough_for_a_model_of_your_own(
     without_extras, own_model, rows, tmp_path
 ):
