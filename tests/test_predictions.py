@@ -84,7 +84,9 @@ def test_counts_are_shown_in_full(capsys):
 def test_what_is_no_option_gets_one_sentence_and_is_not_kept(capsys, mine):
     text = shown(capsys, QUESTION, options=OPTIONS, mine=mine)
     assert 'is none of the options. Write one of "about 3", "about 10", "above 15".' in text
-    assert "not written down" in shown(capsys, QUESTION, options=OPTIONS, mine=mine, outcome="about 3")
+    assert "not written down" in shown(
+        capsys, QUESTION, options=OPTIONS, mine=mine, outcome="about 3"
+    )
 
 
 @pytest.mark.parametrize("mine", ["15", "high", None, True, math.nan, math.inf, torch.ones(2), 1j])
