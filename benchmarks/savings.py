@@ -26,10 +26,14 @@ from benchmarks.decode import open_gates
 from benchmarks.methods import OURS, SHAPES, Base, prepare
 from benchmarks.paper_run import alpaca_like_row
 from benchmarks.train_step import course_batch
+from llama_adapter_edu import encode_dataset
+from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.course.tasks.packing import collate_packed, pack
 from llama_adapter_edu.data.batches import collate, length_grouped_batches
+from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loss as the_loss
 from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum, cross_entropy_sum
+from llama_adapter_edu.training.shared_start import SharedStart
 
 Work = Callable[[], Tensor]
 LONG, BATCHES = 4096, 6
@@ -76,9 +80,7 @@ def learn(model: nn.Module, *batches: dict[str, Tensor]) -> Tensor:
     """Forward and backward; the sum of the loss over all labelled tokens."""
     total = torch.zeros((), device=next(model.parameters()).device)
     for batch in batches:
-        positions = batch.get("position_ids")
-        extra = {} if positions is None else {"position_ids": positions}
-        loss, _ = answer_loss_sum(partial(model, **extra), batch)
+        loss, _ = answer_loss_sum(model, batch)
         loss.backward()
         total += loss.detach()
     model.zero_grad()
@@ -89,7 +91,8 @@ def labelled_logits(bench: Bench) -> tuple[Work, Work]:
     model, batch = bench.model(), bench.home_commands()
 
     def all_logits() -> Tensor:
-        loss = columns_loss_sum(model, batch, batch["labels"].shape[1] - 1)
+        columns = torch.arange(1, batch["labels"].shape[1], device=batch["labels"].device)
+        loss = columns_loss_sum(model, batch, columns)
         loss.backward()
         model.zero_grad()
         return loss.detach()
@@ -146,6 +149,19 @@ def packed_rows(bench: Bench) -> tuple[Work, Work]:
     return partial(learn, model, *batches), partial(learn, model, *bench.as_they_come())
 
 
+def start_once(bench: Bench) -> tuple[Work, Work]:
+    model, n_rows = bench.model(), 2 * bench.rows
+    if hasattr(bench.base, "tokenizer"):
+        dataset = encode_dataset(home_commands("train", n_rows, seed=0), bench.base.tokenizer)
+    else:
+        dataset = [
+            row | {"input_ids": [3] * 24 + row["input_ids"][24:]} for row in bench.alpaca_like()
+        ]
+    rows = Rows(dataset, 0, bench.device)
+    together = SharedStart(rows, model).batch(range(n_rows))
+    return partial(learn, model, together), partial(learn, model, rows.batch(range(n_rows)))
+
+
 def chunked_loss(bench: Bench) -> tuple[Work, Work]:
     """The model's head and the loss alone, on random hidden states."""
     model, config = bench.model(), bench.base.config
@@ -173,6 +189,7 @@ SAVINGS = {
     "no mask for padding on the right": no_mask,
     "rows of similar length share a batch": similar_lengths,
     "rows packed into 512 tokens": packed_rows,
+    "tokens with which all rows begin, once": start_once,
     f"head and loss of {LONG} labelled tokens, in chunks": chunked_loss,
 }
 

@@ -122,7 +122,8 @@ def test_padding_to_a_bucket_keeps_the_loss(longest):
     padded, n_columns = pad_to_bucket(batch, pad_token_id=0)
     assert padded["labels"].shape[1] % BUCKET == 0
     assert n_columns % BUCKET == 0 or n_columns == padded["labels"].shape[1] - 1
-    torch.testing.assert_close(columns_loss_sum(model, padded, n_columns), expected)
+    columns = torch.arange(padded["labels"].shape[1])[-n_columns:]
+    torch.testing.assert_close(columns_loss_sum(model, padded, columns), expected)
 
 
 def test_a_row_needs_no_mask_for_the_padding_after_it():

@@ -18,7 +18,7 @@ except ImportError:  # a GPU machine without it: the rows stay a list
     Dataset = None
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
-OPTIONS = ("save_every", "compile_layers", "document_ids")
+OPTIONS = ("save_every", "compile_layers", "document_ids", "share_start")
 FILE_OPERATIONS = ("mkdir", "fsync", "rename", "replace", "rmdir", "unlink")
 
 

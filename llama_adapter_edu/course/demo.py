@@ -43,6 +43,7 @@ def run_demo(
         steps=steps,
         batch_size=batch_size,
         seed=seed,
+        share_start="model" not in settings,  # not every model can; the course's Llama can
         draw=draw_training,
         **settings,
     )

@@ -45,6 +45,7 @@ def run_job(
     seed: int = 0,
     model: str | None = None,
     cpu: bool = False,
+    share_start: bool = False,
     draw: Draw | None = None,
 ) -> int:
     """Fine-tune on a task, print and save what came of it. Returns 0.
@@ -56,6 +57,7 @@ def run_job(
         adapter_layers: how many of the topmost layers get prompts; 30 if None, or all of a
             shallower model.
         model: as for `load_llama`.
+        share_start: as for `finetune`.
 
     Raises:
         ValueError, OSError: a setting is out of range or the folder cannot be written. Both are
@@ -77,9 +79,8 @@ def run_job(
 
     before = take_test(llama, tokenizer, job)  # all gates are zero: this is the base model
     unfinished = folder / UNFINISHED
-    history = finetune(
-        llama, tokenizer, job.train, training, accelerator=accelerator, resume_folder=unfinished
-    )
+    how = {"accelerator": accelerator, "resume_folder": unfinished, "share_start": share_start}
+    history = finetune(llama, tokenizer, job.train, training, **how)
     after = take_test(llama, tokenizer, job)
 
     save_adapter(llama, folder)

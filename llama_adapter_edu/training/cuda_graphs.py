@@ -40,7 +40,7 @@ def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str
 
     Both the length s and that number are multiples of BUCKET. The loss stays as it is.
     """
-    n_columns = labelled_columns(batch["labels"])
+    n_columns = batch["labels"].shape[1] - int(labelled_columns(batch["labels"])[0])
     missing = -batch["labels"].shape[1] % BUCKET
     fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
     padded = {name: F.pad(batch[name], (0, missing), value=fill[name]) for name in fill}
@@ -95,7 +95,9 @@ class GraphedGradients:
 
         def run() -> tuple[Tensor, tuple[Tensor, ...]]:
             batch = {name: places[name] for name in ("input_ids", "labels", "attention_mask")}
-            loss_sum = columns_loss_sum(self.model, batch, n_columns, self.loss_sum)
+            length = batch["labels"].shape[1]
+            columns = torch.arange(length - n_columns, length, device=batch["labels"].device)
+            loss_sum = columns_loss_sum(self.model, batch, columns, self.loss_sum)
             loss = loss_sum / places["n_tokens"]
             return loss.detach(), torch.autograd.grad(loss, self.parameters)
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.choice import disable_adapter
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
-from llama_adapter_edu.training.loss import labelled_columns
+from llama_adapter_edu.training.loss import columns_logits, labelled_columns
 
 
 def kl_divergence(
@@ -60,12 +60,13 @@ def distillation_loss_sum(
     if "position_ids" in batch:
         raise ValueError("packed rows have one document for several examples: do not pack them.")
     labels: Int[Tensor, "b s"] = batch["labels"]
-    n_columns = labelled_columns(labels)
+    columns = labelled_columns(labels)
     inputs = {name: x for name, x in batch.items() if name != "labels"}
     with torch.no_grad(), disable_adapter(model):
-        teacher = _logits(model, _after_document(document_ids, inputs), n_columns)
-    student = _logits(model, inputs, n_columns)
-    labelled = rearrange(labels[:, -n_columns:] != IGNORE_INDEX, "b s -> (b s)")
+        after = _after_document(document_ids, inputs)
+        teacher = _logits(model, after, columns + document_ids.shape[1])
+    student = _logits(model, inputs, columns)
+    labelled = rearrange(labels[:, columns] != IGNORE_INDEX, "b n -> (b n)")
     distances = kl_divergence(student, teacher)
     return distances.where(labelled.to(distances.device), 0.0).sum()
 
@@ -83,10 +84,11 @@ def _after_document(
     return longer
 
 
-def _logits(model: nn.Module, inputs: dict[str, Tensor], n_columns: int) -> Float[Tensor, "n v"]:
-    """Logits of the positions that predict the last `n_columns` tokens."""
+def _logits(
+    model: nn.Module, inputs: dict[str, Tensor], columns: Int[Tensor, "n"]
+) -> Float[Tensor, "b*n v"]:
+    """Logits of the positions that predict the tokens in these columns."""
     if "attention_mask" in inputs:  # positions do not count what is padded on the left
         positions = inputs["attention_mask"].long().cumsum(dim=-1) - 1
         inputs = {**inputs, "position_ids": positions.clamp(min=0)}
-    logits = model(**inputs, use_cache=False, logits_to_keep=n_columns + 1).logits
-    return rearrange(logits[:, -n_columns - 1 : -1], "b s v -> (b s) v")
+    return rearrange(columns_logits(model, inputs, columns), "b n v -> (b n) v")

@@ -38,6 +38,7 @@ from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possi
 from llama_adapter_edu.training.interrupts import caught_interrupts
 from llama_adapter_edu.training.loss import cross_entropy_sum
 from llama_adapter_edu.training.processes import check_same, sum_over_processes
+from llama_adapter_edu.training.shared_start import SharedStart
 from llama_adapter_edu.training.state import History, Trained, about_model
 from llama_adapter_edu.training.step import Gradients, check_gradients
 
@@ -57,6 +58,7 @@ def finetune(
     cuda_graphs: bool = False,
     compile_layers: bool = False,
     document_ids: Int[Tensor, "1 t"] | None = None,
+    share_start: bool = False,
 ) -> History:
     """Train what is trainable in `model`, in place.
 
@@ -83,6 +85,9 @@ def finetune(
             without cuda_graphs, after a wait for the compiler: worth it for long runs.
         document_ids: learn from the base model that reads this document before each row, in place
             of the rows' own answers (see `distillation.py`). Not with cuda_graphs or packed rows.
+        share_start: compute the tokens with which all rows begin, as a system prompt, once in a
+            step and not in every row, with the same losses (see `shared_start.py`). Not with
+            cuda_graphs, document_ids or packed rows. ValueError if the model cannot do this.
 
     Returns:
         the loss and, for a model with adaption prompts, the gates' openings after each step.
@@ -103,6 +108,8 @@ def finetune(
     rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
     if cuda_graphs:
         check_possible(accelerator, config, rows.packed)
+    if share_start and (cuda_graphs or document_ids is not None):
+        raise ValueError("share_start: leave out cuda_graphs and document_ids.")
     about = {"data": rows.fingerprint, **asdict(config)}
     if document_ids is not None:
         if cuda_graphs or rows.packed:
@@ -128,7 +135,8 @@ def finetune(
         # Flash attention keeps packed examples apart only in a batch of one row.
         one_by_one = rows.packed and "flash" in str(model.config._attn_implementation)
         size = 1 if one_by_one else config.micro_batch_size
-        gradients = Gradients(model, rows, accelerator, size, loss_sum, document_ids)
+        taken = SharedStart(rows, model) if share_start else rows
+        gradients = Gradients(model, taken, accelerator, size, loss_sum, document_ids)
         if cuda_graphs:
             graphs = GraphedGradients(model, tokenizer.pad_token_id, loss_sum)
             gradients = lambda numbers: graphs(rows.batch(numbers), rows.n_labelled(numbers))  # noqa: E731

@@ -34,39 +34,50 @@ def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) ->
     return torch.stack([again(*chunk) for chunk in chunks]).sum()
 
 
-def labelled_columns(labels: Int[Tensor, "b s"]) -> int:
-    """How many of the last columns of a batch hold all its labels, at least 1.
+def labelled_columns(labels: Int[Tensor, "b s"]) -> Int[Tensor, "n"]:
+    """The columns in which some row has a label; the last one if there is none.
 
     The first column never counts: nothing comes before a row's first token to predict it.
     """
-    labelled = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()
-    return labels.shape[1] - 1 - int(labelled[0]) if len(labelled) else 1
+    columns = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()[:, 0] + 1
+    return columns if len(columns) else columns.new_tensor([labels.shape[1] - 1])
+
+
+def columns_logits(
+    model: nn.Module, batch: dict[str, Tensor], columns: Int[Tensor, "n"]
+) -> Float[Tensor, "b n v"]:
+    """The logits that predict the tokens in these columns, and no others.
+
+    The vocabulary is wide, and most of an instruction's positions teach nothing.
+    """
+    # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
+    # the slice that a plain number stands for does not, and a CPU is then several times slower.
+    kept = predicting = columns - 1
+    if hasattr(model, "hf_device_map"):
+        # accelerate would move an index to the first device of the map; the head is on its last.
+        n_read = batch["input_ids"].shape[1]
+        kept = n_read - int(predicting[0])
+    inputs = {**batch, "use_cache": False, "logits_to_keep": kept}
+    inputs.pop("labels", None)
+    logits = model(**inputs).logits
+    if kept is not predicting:
+        logits = logits[:, (predicting - predicting[0]).to(logits.device)]
+    return logits
 
 
 def columns_loss_sum(
     model: nn.Module,
     batch: dict[str, Tensor],
-    n_columns: int,
+    columns: Int[Tensor, "n"],
     loss_sum: LossSum = cross_entropy_sum,
 ) -> Float[Tensor, ""]:
-    """Sum of the cross entropy (nats) over the labelled tokens in the last `n_columns` columns.
+    """Sum of the cross entropy (nats) over the labelled tokens in these columns.
 
-    Logits are computed for these alone: the vocabulary is wide, and most of an instruction's
-    positions teach nothing. `loss_sum` is `cross_entropy_sum`, or that compiled.
+    `loss_sum` is `cross_entropy_sum`, or that compiled.
     """
-    labels: Int[Tensor, "b s"] = batch["labels"]
-    # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
-    # the slice that a plain number stands for does not, and a CPU is then several times slower.
-    predicting = torch.arange(labels.shape[1], device=labels.device)[-n_columns - 1 : -1]
-    # accelerate would move an index to the first device of a device map; the head is on its last.
-    mapped = hasattr(model, "hf_device_map")
-    kept = n_columns + 1 if mapped else predicting
-    inputs = {**batch, "use_cache": False, "logits_to_keep": kept}
-    del inputs["labels"]
-    logits = model(**inputs).logits
-    logits = logits[:, :-1] if mapped else logits
-    labels = labels[:, 1:][:, -n_columns:].to(logits.device)
-    return loss_sum(rearrange(logits, "b s v -> (b s) v"), rearrange(labels, "b s -> (b s)"))
+    logits = columns_logits(model, batch, columns)
+    labels = batch["labels"][:, columns].to(logits.device)
+    return loss_sum(rearrange(logits, "b n v -> (b n) v"), rearrange(labels, "b n -> (b n)"))
 
 
 def answer_loss_sum(

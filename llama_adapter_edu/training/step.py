@@ -23,6 +23,7 @@ from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training.distillation import distillation_loss_sum
 from llama_adapter_edu.training.loss import LossSum, answer_loss_sum, cross_entropy_sum
+from llama_adapter_edu.training.shared_start import SharedStart
 
 
 def micro_batches(
@@ -48,7 +49,7 @@ class Gradients:
     """
 
     model: nn.Module
-    rows: Rows
+    rows: Rows | SharedStart
     accelerator: Accelerator
     micro_batch_size: int | None = None
     loss_sum: LossSum = cross_entropy_sum
