@@ -46,6 +46,8 @@ BUDGET = TrainingConfig(steps=100, batch_size=32)  # of every method; the rate i
 RATES = {
     "adaption prompts": (1e-2, 3e-2, 1e-1),
     "PEFT adaption prompts": (1e-2, 3e-2, 1e-1),
+    "V2": (3e-3, 1e-2, 3e-2),
+    "cartridge": (1e-2, 3e-2, 1e-1),
     "PEFT LoRA": (1e-3, 3e-3, 1e-2),
     "full fine-tuning": (3e-5, 1e-4, 3e-4),
 }

@@ -3,6 +3,7 @@
 import gc
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -13,8 +14,10 @@ from datasets import Dataset
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
+    CartridgeConfig,
     TrainingConfig,
     add_adaption_prompts,
+    add_cartridge,
     count_parameters,
     encode_dataset,
     finetune,
@@ -27,13 +30,23 @@ from llama_adapter_edu.course.tasks.profiles import Profile, estimate_memory
 from llama_adapter_edu.course.tasks.telegrams import style_score, telegrams
 from llama_adapter_edu.data.evaluate import exact_match, longest_answer
 
+OURS = ("adaption prompts", "V2", "cartridge")  # saved by this library
+SLOTS = 16  # of a cartridge
 
-def prepare(method: str, model, adapter: AdaptionPromptConfig):
-    """The model with what this method trains, and nothing else, trainable."""
+
+def prepare(method: str, model, adapter: AdaptionPromptConfig, ids: list[int]):
+    """The model with what this method trains, and nothing else, trainable.
+
+    A cartridge begins as what the model keeps of the token ids.
+    """
     if method == "full fine-tuning":
         return model.requires_grad_(True)
     if method == "adaption prompts":
         return add_adaption_prompts(model, adapter)
+    if method == "V2":
+        return add_adaption_prompts(model, replace(adapter, bias_scale=True, norms=True))
+    if method == "cartridge":
+        return add_cartridge(model, torch.tensor([ids[:SLOTS]]), CartridgeConfig(SLOTS))
     if method == "PEFT LoRA":
         config = peft.LoraConfig(
             r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
@@ -47,7 +60,7 @@ def prepare(method: str, model, adapter: AdaptionPromptConfig):
 def saved_bytes(method: str, model) -> int:
     """Size of the weights' file as this method's library writes it."""
     with tempfile.TemporaryDirectory() as folder:
-        if method == "adaption prompts":
+        if method in OURS:
             save_adapter(model, folder)
         else:
             model.save_pretrained(folder)
@@ -75,7 +88,7 @@ def run(
     train = encode_dataset(texts, tokenizer)
     test = data(split, min(test_rows, len(data(split))), seed=seed)
     set_seed(seed)
-    tuned = prepare(method, model, adapter)
+    tuned = prepare(method, model, adapter, train["input_ids"][0])
     trainable, _ = count_parameters(tuned)
 
     if device.type == "cuda":

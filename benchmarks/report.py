@@ -20,8 +20,8 @@ STORED = ROOT / "llama_adapter_edu/course/results"
 START, END = "<!-- results: python -m benchmarks.report --write -->", "<!-- end of results -->"
 
 
-METHODS = ("adaption prompts", "PEFT adaption prompts", "PEFT LoRA", "full fine-tuning")
-OURS, LORA = METHODS[0], METHODS[2]
+OURS, LORA = "adaption prompts", "PEFT LoRA"
+METHODS = (OURS, "PEFT adaption prompts", "V2", "cartridge", LORA, "full fine-tuning")
 
 
 def values(runs: dict, part: str, method: str, name: str) -> list[float]:
@@ -39,6 +39,8 @@ def methods(stored: dict) -> list[str]:
     ]
     for method in METHODS:
         scores = values(runs, "methods", method, "exact_match")
+        if not scores:
+            continue
         (trained,) = values(runs, "speed", method, "trainable_parameters")
         (size,) = values(runs, "speed", method, "file_bytes")
         (speed,) = values(runs, "speed", method, "tokens_per_second")
