@@ -35,12 +35,13 @@ def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) ->
 
 
 def labelled_columns(labels: Int[Tensor, "b s"]) -> Int[Tensor, "n"]:
-    """The columns in which some row has a label; the last one if there is none.
+    """The columns in which some row has a label; if none has, the last one.
 
     The first column never counts: nothing comes before a row's first token to predict it.
     """
-    columns = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()[:, 0] + 1
-    return columns if len(columns) else columns.new_tensor([labels.shape[1] - 1])
+    columns = torch.arange(1, labels.shape[1], device=labels.device)
+    labelled = columns[(labels[:, 1:] != IGNORE_INDEX).any(dim=0)]
+    return labelled if len(labelled) else columns[-1:]
 
 
 def columns_logits(
@@ -55,13 +56,13 @@ def columns_logits(
     kept = predicting = columns - 1
     if hasattr(model, "hf_device_map"):
         # accelerate would move an index to the first device of the map; the head is on its last.
-        n_read = batch["input_ids"].shape[1]
-        kept = n_read - int(predicting[0])
+        first = int(predicting[0]) if len(predicting) else 0
+        kept = batch["input_ids"].shape[1] - first
     inputs = {**batch, "use_cache": False, "logits_to_keep": kept}
     inputs.pop("labels", None)
     logits = model(**inputs).logits
     if kept is not predicting:
-        logits = logits[:, (predicting - predicting[0]).to(logits.device)]
+        logits = logits[:, (predicting - first).to(logits.device)]
     return logits
 
 
