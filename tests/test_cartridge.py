@@ -462,6 +462,7 @@ def test_what_only_prompts_have_is_refused(tiny):
         compose_cartridges(model, ["a", "nobody"], "both")
 
 
+@pytest.mark.heavy
 def test_another_kind_of_attention_is_refused(tiny):
     model = add_cartridge(tiny(attn_implementation="sdpa"), DOCUMENT)
     model.set_attn_implementation("flex_attention")

@@ -291,7 +291,7 @@ def test_encode_dataset_without_a_row_left_is_refused(byte_tokenizer):
 
 
 def test_rows_may_come_in_any_container_and_a_stream_stays_one(byte_tokenizer):
-    rows = [{**ROW, "output": str(number), "id": number} for number in range(2500)]
+    rows = [{**ROW, "output": str(number), "id": number} for number in range(1100)]
     of_list = encode_dataset(rows, byte_tokenizer).to_list()
     assert [row["output"] for row in of_list] == [row["output"] for row in rows]
     assert encode_dataset(Dataset.from_list(rows), byte_tokenizer).to_list() == of_list

@@ -124,6 +124,8 @@ def test_padding_to_a_bucket_keeps_the_loss(longest):
     assert n_columns % BUCKET == 0 or n_columns == padded["labels"].shape[1] - 1
     columns = torch.arange(padded["labels"].shape[1])[-n_columns:]
     torch.testing.assert_close(columns_loss_sum(model, padded, columns), expected)
+    one_token = {name: batch[name][:1, :1] for name in ("input_ids", "labels")}
+    assert pad_to_bucket(one_token, pad_token_id=0)[1] == BUCKET - 1
 
 
 def test_a_row_needs_no_mask_for_the_padding_after_it():

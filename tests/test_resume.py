@@ -278,6 +278,7 @@ def what_stops(processes, folder, **limits):
 
 
 @posix
+@pytest.mark.heavy
 def test_a_read_only_folder(processes):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         runs = Path(folder, "runs")
@@ -296,6 +297,7 @@ def test_a_read_only_folder(processes):
 
 
 @posix
+@pytest.mark.heavy
 def test_a_file_that_cannot_be_written_to_its_end(tmp_path, processes):
     """What a full disk does, by the system itself: `write` fails in the middle of a file."""
     whole, _ = tiny_run()

@@ -40,11 +40,12 @@ def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str
 
     Both the length s and that number are multiples of BUCKET. The loss stays as it is.
     """
-    n_columns = batch["labels"].shape[1] - int(labelled_columns(batch["labels"])[0])
     missing = -batch["labels"].shape[1] % BUCKET
     fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
     padded = {name: F.pad(batch[name], (0, missing), value=fill[name]) for name in fill}
-    n_columns = min(-(-(n_columns + missing) // BUCKET) * BUCKET, padded["labels"].shape[1] - 1)
+    length = padded["labels"].shape[1]
+    n_columns = length - int(labelled_columns(padded["labels"])[0])
+    n_columns = min(-(-n_columns // BUCKET) * BUCKET, length - 1)
     return padded, n_columns
 
 
