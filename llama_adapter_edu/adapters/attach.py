@@ -28,7 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from llama_adapter_edu.adapters.choice import AdapterState
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
-from llama_adapter_edu.adapters.layers.changes import during
+from llama_adapter_edu.adapters.layers.changes import SeenWith, during
 from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 from llama_adapter_edu.adapters.layers.prefix import with_cartridges
 from llama_adapter_edu.method.cartridge import Cartridge
@@ -82,16 +82,6 @@ class LayerView:
         return LayerView, (self.base, self.state, self.number, self.n_query_heads, self.key_scale)
 
 
-class _AsBefore:
-    """An adapted layer as its own attention function expects it: with its own config."""
-
-    def __init__(self, attention: nn.Module) -> None:
-        self.attention, self.config = attention, attention.config.base
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.attention, name)
-
-
 def attach(attention: nn.Module, state: AdapterState, number: int) -> None:
     """Let this layer's attention go through prompts, of which it has none yet."""
     attention.config = LayerView(attention.config, state, number)
@@ -115,11 +105,11 @@ def adapted_attention(
     **kwargs,
 ) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
     """The model's own attention function, plus what the layer's acting prompts add (eq. 8)."""
-    own = own_attention(attention)
+    own, before = own_attention(attention), SeenWith(attention, config=attention.config.base)
     call = adapter_call or call_of(attention.config.state, len(query))
     tokens = key, value, attention_mask
     key, value, attention_mask = with_cartridges(attention, call.choice, query, *tokens)
-    output, weights = own(_AsBefore(attention), query, key, value, attention_mask, **kwargs)
+    output, weights = own(before, query, key, value, attention_mask, **kwargs)
     added = _added(attention, query, kwargs.get("scaling"), call)
     if added is not None:
         # No `rearrange`: in decoding, reading its pattern would take longer than the addition.

@@ -19,12 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from llama_adapter_edu.adapters.choice import disable_adapter
+from llama_adapter_edu.adapters.choice import disable_adapter, state_of
 from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import (
     attention_layers,
     compute_device,
-    decoder_of,
     evaluation,
     unwrapped,
 )
@@ -117,7 +116,7 @@ def put_cartridge(
         key, value = (x.to(compute_device(attention)) for x in cache[number])
         part = Cartridge(key, value, config.num_frozen_tokens)
         attention.adaption_prompts[adapter_name] = part
-    decoder_of(unwrapped(model)).adapter_state.configs[adapter_name] = config
+    state_of(model).configs[adapter_name] = config
     set_adapter(model, adapter_name)
     return model
 

@@ -20,13 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.choice import (
-    AdapterState,
-    Choice,
-    acting,
-    check_names,
-    for_rows,
-)
+from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
 from llama_adapter_edu.adapters.positions import after_prefix, prefix_length
 
 TEXTS = "input_ids", "inputs_embeds"
@@ -66,9 +60,8 @@ class Generation:
 
     def __init__(self, state: AdapterState, images: Tensor | None) -> None:
         self.state, self.images = state, images
-        self.kept: dict[
-            Choice, tuple
-        ] = {}  # by choice: layer numbers, and the parts of their heads
+        # By choice: layer numbers, and the parts of their heads.
+        self.kept: dict[Choice, tuple] = {}
 
 
 class _OfThread(threading.local):
@@ -150,7 +143,7 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     generation = _generation_of(state)
     texts = next(x for x in (*args, *map(kwargs.get, TEXTS)) if x is not None)
     choice = for_rows(acting(state), len(texts), in_generation=generation is not None)
-    check_names(state, choice if isinstance(choice, tuple) else (choice,))
+    check_names(state, choice)
     kept = None
     if generation is not None:
         images = generation.images

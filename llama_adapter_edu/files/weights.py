@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import brought_here, decoder_of
-from llama_adapter_edu.adapters.layers.v2 import all_changes, is_norm, wanted_parts
+from llama_adapter_edu.adapters.layers.v2 import all_changes, new_part, wanted_parts
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
 from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
@@ -87,15 +87,12 @@ def v2_shapes(model: PreTrainedModel, config: AdaptionPromptConfig) -> dict[str,
     Raises:
         ValueError: the model cannot have such an adapter.
     """
-    shapes = {}
-    for name, module in wanted_parts(model, config).items():
-        if is_norm(module):
-            own = module.named_parameters(recurse=False)
-            shapes |= {f"{name}.{weight}": tuple(numbers.shape) for weight, numbers in own}
-        else:
-            scaled = {"output": module.out_features, "input": module.in_features}[config.scaled]
-            shapes |= {f"{name}.bias": (module.out_features,), f"{name}.scale": (scaled,)}
-    return shapes
+    parts = {n: new_part(m, config, "meta") for n, m in wanted_parts(model, config).items()}
+    return {
+        f"{name}.{own}": tuple(numbers.shape)
+        for name, part in parts.items()
+        for own, numbers in part.named_parameters()
+    }
 
 
 def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str) -> PreTrainedModel:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapters.choice import state_of
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import compute_device, decoder_of, unwrapped
 from llama_adapter_edu.adapters.layers.changes import (
@@ -33,14 +34,13 @@ def changeable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     Raises:
         ValueError: a part of the model that computes is neither.
     """
-    model = unwrapped(model)
     decoder = decoder_of(model)
     for number, layer in enumerate(decoder.layers):
         yield from _inside(layer, f"layers.{number}")
     for name, module in decoder.named_children():
         if is_norm(module):
             yield name, module
-    head = model.get_output_embeddings()
+    head = unwrapped(model).get_output_embeddings()
     if head is not None:
         yield "lm_head", head
 
@@ -95,25 +95,27 @@ def wanted_parts(model: PreTrainedModel, config: AdaptionPromptConfig) -> dict[s
 
 def add_changes(model: PreTrainedModel, config: AdaptionPromptConfig, adapter_name: str) -> None:
     """Give an adapter its biases, scales and norms, which change nothing yet."""
-    parts = wanted_parts(model, config)
-    model = unwrapped(model)
-    state, layers = decoder_of(model).adapter_state, decoder_of(model).layers
+    parts, model = wanted_parts(model, config), unwrapped(model)
+    state, layers = state_of(model), decoder_of(model).layers
     if parts and not hasattr(layers[0], "has_changes"):
         for layer in layers:
             hook_layer(layer, state)
     for module in parts.values():
         if not hasattr(module, "changes"):
             (hook_norm if is_norm(module) else hook_linear)(module, state)
-        module.changes[adapter_name] = _part(module, config)
+        module.changes[adapter_name] = new_part(module, config, compute_device(module))
     if "lm_head" in parts and "resize_token_embeddings" not in vars(model):
         model.resize_token_embeddings = Resize(model)
 
 
-def _part(module: nn.Module, config: AdaptionPromptConfig) -> nn.Module:
+def new_part(
+    module: nn.Module, config: AdaptionPromptConfig, device: torch.device | str
+) -> nn.Module:
+    """What an adapter of these settings has at a linear layer or norm; it changes nothing yet."""
     if is_norm(module):
-        return NormWeights(module)
+        return NormWeights(module, device)
     widths = module.in_features, module.out_features
-    return BiasScale(*widths, scaled=config.scaled, device=compute_device(module))
+    return BiasScale(*widths, scaled=config.scaled, device=device)
 
 
 def all_changes(model: PreTrainedModel) -> list[tuple[str, Changes]]:
