@@ -35,7 +35,7 @@ from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
-ADAPTED, PROBE = "adaption_prompts", "adaption_prompts_probe"
+ADAPTED = "adaption_prompts"
 # Keys, gated values and, if some rows have fewer prompts, a mask. With b: each row has its own.
 Heads = tuple[Float[Tensor, "*b h p d"], Float[Tensor, "*b h p d"], Bool[Tensor, "b 1 1 p"] | None]
 
@@ -51,6 +51,8 @@ class LayerView:
         key_scale: by which the rotary embedding multiplies keys on every position (YaRN).
     """
 
+    _attn_implementation = ADAPTED
+
     def __init__(
         self,
         base: PretrainedConfig,
@@ -65,10 +67,6 @@ class LayerView:
     def hear(self, heard: Callable | None) -> None:
         """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
         vars(self)["heard"] = heard
-
-    @property
-    def _attn_implementation(self) -> str:
-        return ADAPTED if self.heard is None else PROBE
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a copy is being made and has no `base` yet
@@ -105,6 +103,8 @@ def adapted_attention(
     **kwargs,
 ) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
     """The model's own attention function, plus what the layer's acting prompts add (eq. 8)."""
+    if attention.config.heard is not None:
+        return attention.config.heard(attention, query, key, value)
     own, before = own_attention(attention), SeenWith(attention, config=attention.config.base)
     call = adapter_call or call_of(attention.config.state, len(query))
     tokens = key, value, attention_mask

@@ -70,7 +70,7 @@ def add_cartridge(
         ValueError: the name is taken or malformed, the document is shorter than the cartridge or
             not one row of tokens, or the model's cache has no place for it. The model is as it was.
     """
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     config = _fitting(config or CartridgeConfig(), input_ids)
     layers = attention_layers(model)
     _check_whole(layers)
@@ -109,7 +109,7 @@ def put_cartridge(
         ValueError: the name is taken or malformed, or a layer cannot be adapted.
     """
     layers = attention_layers(model)
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     _check_whole(layers)
     prepare(model, dict(enumerate(layers)), freeze=freeze)
     for number, attention in enumerate(layers):
@@ -138,7 +138,7 @@ def compose_cartridges(
     configs = [adapter_configs(model)[name] for name in names]
     if len(names) < 2 or not all(isinstance(config, CartridgeConfig) for config in configs):
         raise ValueError(f"compose_cartridges needs two cartridges or more, got {list(names)}.")
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     parts = [cartridge_cache(model, name) for name in names]
     cache = {
         number: tuple(torch.cat(several, dim=1) for several in zip(*pairs, strict=True))

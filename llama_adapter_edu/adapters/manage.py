@@ -65,7 +65,7 @@ def add_adaption_prompts(
     config = (config or AdaptionPromptConfig()).for_depth(len(layers))
     if not isinstance(unwrapped(model), FSDPModule):  # its layers are whole while they compute
         check_uncut(layers)
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     if config.adapter_layers > len(layers):
         raise ValueError(
             f"adapter_layers={config.adapter_layers}, but the model has {len(layers)} layers. "
@@ -119,8 +119,9 @@ def prepare(model: PreTrainedModel, layers: dict[int, nn.Module], *, freeze: boo
             model.requires_grad_(False)
 
 
-def check_new_name(name: str, taken: dict) -> None:
+def check_new_name(model: PreTrainedModel, name: str) -> None:
     """Raise ValueError if a new adapter cannot have this name."""
+    taken = adapter_configs(model)
     if not ADAPTER_NAME.fullmatch(name):
         raise ValueError(f"adapter_name may hold letters, digits, '-' and '_', got {name!r:.80}.")
     if hasattr(nn.ModuleDict, name) or name in vars(nn.ModuleDict()):

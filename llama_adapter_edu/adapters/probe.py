@@ -11,9 +11,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
-from llama_adapter_edu.adapters.attach import PROBE
 from llama_adapter_edu.adapters.decoder import compute_device, evaluation
 from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 
@@ -94,19 +92,6 @@ def _put_rows(
     return args, kwargs | {"hidden_states": rows}
 
 
-def _hear(
-    attention: nn.Module,
-    query: Float[Tensor, "b h s d"],
-    key: Float[Tensor, "b g t d"],
-    value: Float[Tensor, "b g t d"],
-    *args: object,
-    **kwargs: object,
-) -> tuple[Float[Tensor, "b s h d"], None]:
-    """An attention function that looks at what arrives, and attends to nothing."""
-    attention.config.heard(attention, query, key, value)
-    return torch.zeros_like(query).transpose(1, 2), None
-
-
 def _compare(
     problems: list[str],
     rows: list[Float[Tensor, "n m"]],
@@ -114,8 +99,12 @@ def _compare(
     query: Float[Tensor, "n h 1 d"],
     key: Float[Tensor, "n g 1 d"],
     value: Float[Tensor, "n g 1 d"],
-) -> None:
-    """Note what is wrong with the prompts. Run in the layer, where sharded weights are whole."""
+) -> tuple[Float[Tensor, "n 1 h d"], None]:
+    """Attend to nothing, and note what is wrong with the prompts.
+
+    This runs in place of the layer's attention function, where sharded weights are whole.
+    """
+    nothing = torch.zeros_like(query).transpose(1, 2), None
     vars(attention.config)["n_query_heads"] = query.shape[1]
     layer = f"layer {attention.config.number} ({type(attention).__name__})"
     if key.shape != value.shape:
@@ -123,7 +112,7 @@ def _compare(
             f"{layer} has an unusual head layout: its keys are of shape {tuple(key.shape)} and its "
             f"values of shape {tuple(value.shape)}."
         )
-        return
+        return nothing
     ours = layer_keys_values(attention, rows[0])
     for what, theirs, of_prompts in zip(("keys", "values"), (key, value), ours, strict=True):
         theirs = rearrange(theirs, "n g 1 d -> g n d")
@@ -133,6 +122,7 @@ def _compare(
                 "others than its tokens do. Its parts: "
                 f"{', '.join(name for name, _ in attention.named_children())}."
             )
+    return nothing
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -140,6 +130,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-4 if a.dtype == torch.float32 else 0.02
     a, b = a.double(), b.double()
     return bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1) + 1e-6).all())
-
-
-AttentionInterface.register(PROBE, _hear)

@@ -120,10 +120,8 @@ def load_adapter(
     attention_layers(model)
     file = adapter_file(source)
     folder = file.parent if file.name == CONFIG_FILE else file
-    weights, sight = _read(file, model), read_vision(model, folder, encoder)
-    n_adapted = len(getattr(weights, "prompts", ()))
-    if sight is not None and (sight.layers or 1) > n_adapted:
-        raise AdapterFileError(f"{folder}: the image encoder in it is of another adapter.")
+    weights = _read(file, model)
+    sight = read_vision(model, folder, encoder, len(getattr(weights, "prompts", ())))
     if isinstance(weights, CartridgeWeights):
         return put_cartridge(model, *weights, adapter_name)
     put_into(model, weights, adapter_name)

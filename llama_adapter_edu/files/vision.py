@@ -51,8 +51,13 @@ def vision_contents(model: PreTrainedModel, adapter_name: str) -> dict[str, byte
     }
 
 
-def read_vision(model: PreTrainedModel, folder: Path, encoder: nn.Module | None) -> Sight | None:
+def read_vision(
+    model: PreTrainedModel, folder: Path, encoder: nn.Module | None, n_adapted: int
+) -> Sight | None:
     """The saved numbers for this encoder, checked; None if the adapter in the folder does not see.
+
+    Args:
+        n_adapted: how many layers have prompts of this adapter.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -75,8 +80,10 @@ def read_vision(model: PreTrainedModel, folder: Path, encoder: nn.Module | None)
     expected = ImagePrompt(encoder, width).trained().items()
     check_tensors(folder / WEIGHTS_FILE, tensors, {n: tuple(p.shape) for n, p in expected})
     layers = saved.get("layers")
-    if layers is not None and (not isinstance(layers, int) or layers < 1):
-        raise AdapterFileError(f"{folder}: layers must be a number of at least 1, got {layers!r}.")
+    if layers is not None and not isinstance(layers, int):
+        raise AdapterFileError(f"{folder}: layers must be a number, got {layers!r}.")
+    if not 1 <= (1 if layers is None else layers) <= n_adapted:
+        raise AdapterFileError(f"{folder}: the image encoder in it is of another adapter.")
     return Sight(tensors, layers)
 
 

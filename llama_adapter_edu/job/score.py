@@ -15,6 +15,7 @@ from llama_adapter_edu.data.evaluate import (
     exact_match,
     expected_answers,
     generate_answers,
+    last_answer,
     longest_answer,
 )
 from llama_adapter_edu.training.loss import answer_loss
@@ -111,11 +112,8 @@ def _question(row: Mapping[str, Any]) -> str:
     """What the user said before the last answer."""
     if "instruction" in row:
         return f"{row['instruction']} {row['input']}"
-    said = question = ""
-    for turn in row["messages"]:
-        said = turn["content"] if turn["role"] == "user" else said
-        question = said if turn["role"] == "assistant" else question
-    return question
+    before = row["messages"][: last_answer(row)]
+    return next((turn["content"] for turn in reversed(before) if turn["role"] == "user"), "")
 
 
 def _line(text: str) -> str:

@@ -44,6 +44,7 @@ from llama_adapter_edu.files.weights import (
     from_tensors,
     put_into,
     refuse_more,
+    turned,
     v2_shapes,
 )
 
@@ -117,11 +118,7 @@ def load_official_adapter(
     shapes = v2_shapes(model, config)
     tensors |= _named_as_here(v2, shapes)
     weights = from_tensors(path, tensors, config, n_layers, layout, shapes)
-    for name, numbers in weights.v2.items():
-        for part, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads")):
-            if name.endswith(f".{part}_proj.bias"):
-                weights.v2[name] = from_meta_rotary(numbers, shape[heads])
-    return put_into(model, weights, adapter_name)
+    return put_into(model, turned(weights, shape, from_meta_rotary), adapter_name)
 
 
 def is_official(names: Iterable[str]) -> bool:
