@@ -63,9 +63,6 @@ def add_cartridge(
         adapter_name: letters, digits, "-" and "_".
         freeze: False leaves the base as it is.
 
-    Returns:
-        the same model.
-
     Raises:
         ValueError: the name is taken or malformed, the document is shorter than the cartridge or
             not one row of tokens, or the model's cache has no place for it. The model is as it was.

@@ -23,8 +23,8 @@ from llama_adapter_edu.adapters.decoder import (
 from llama_adapter_edu.adapters.generation import (
     IN_THREADS,
     Generate,
-    InThreadOfItsOwn,
     hand_calls_to_layers,
+    in_thread_of_its_own,
 )
 from llama_adapter_edu.adapters.layers.v2 import add_changes, all_changes, wanted_parts
 from llama_adapter_edu.adapters.probe import probe
@@ -53,9 +53,6 @@ def add_adaption_prompts(
         adapter_name: letters, digits, "-" and "_".
         freeze: False leaves the base as it is: what trains there, as PEFT's LoRA, goes on training
             beside the prompts.
-
-    Returns:
-        the same model.
 
     Raises:
         ValueError: the name is taken or malformed, the model has too few layers, or its attention
@@ -114,7 +111,7 @@ def prepare(model: PreTrainedModel, layers: dict[int, nn.Module], *, freeze: boo
         hand_calls_to_layers(decoder)
         inner.generate = Generate(inner, state)
         for name in filter(partial(hasattr, type(inner)), IN_THREADS):
-            setattr(inner, name, InThreadOfItsOwn(inner, state, name))
+            setattr(inner, name, partial(in_thread_of_its_own, inner, state, name))
         if freeze:
             model.requires_grad_(False)
 

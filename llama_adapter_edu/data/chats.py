@@ -75,7 +75,12 @@ def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Pie
     if not pieces:
         raise UnusableRowError("without a turn of the assistant", "No turn of the assistant.")
     if not closed:
-        pieces[-1] = (pieces[-1][0] + _eos(tokenizer), True)
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "The tokenizer has no eos token, so a model could not learn where an answer ends. "
+                "Set tokenizer.eos_token first."
+            )
+        pieces[-1] = (pieces[-1][0] + tokenizer.eos_token, True)
     return pieces
 
 
@@ -189,12 +194,3 @@ def _specials(tokenizer: PreTrainedTokenizerBase) -> str:
 def _cut_specials(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The text with a cut behind the first character of each special token that it spells."""
     return re.sub(rf"(?s)(?={_specials(tokenizer)}).", rf"\g<0>{CUT}", text)
-
-
-def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.eos_token is None:
-        raise ValueError(
-            "The tokenizer has no eos token, so a model could not learn where an answer ends. "
-            "Set tokenizer.eos_token first."
-        )
-    return tokenizer.eos_token

@@ -9,7 +9,7 @@ as prompts are.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
@@ -105,7 +105,7 @@ def add_changes(model: PreTrainedModel, config: AdaptionPromptConfig, adapter_na
             (hook_norm if is_norm(module) else hook_linear)(module, state)
         module.changes[adapter_name] = new_part(module, config, compute_device(module))
     if "lm_head" in parts and "resize_token_embeddings" not in vars(model):
-        model.resize_token_embeddings = Resize(model)
+        model.resize_token_embeddings = partial(_resize, model)
 
 
 def new_part(
@@ -127,28 +127,23 @@ def all_changes(model: PreTrainedModel) -> list[tuple[str, Changes]]:
     return [(name, changes) for name, changes in found if isinstance(changes, Changes)]
 
 
-class Resize:
+def _resize(model: PreTrainedModel, *args, **kwargs) -> nn.Module:
     """`model.resize_token_embeddings`, which makes a new head: the adapters' changes go along.
 
     A new token has bias 0 and scale 1.
     """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def __call__(self, *args, **kwargs) -> Any:
-        old = self.model.get_output_embeddings()
-        embeddings = type(self.model).resize_token_embeddings(self.model, *args, **kwargs)
-        head = self.model.get_output_embeddings()
-        if head is not old:
-            hook_linear(head, old.changes.state)
-            head.changes.update(old.changes)
-        for part in head.changes.values():
-            trains = part.bias.requires_grad
-            for name, value in part.named_parameters():
-                if name == "bias" or part.scaled == "output":
-                    wider = torch.full((head.out_features,), float(name == "scale")).to(value)
-                    both = min(len(wider), len(value))
-                    wider[:both] = value.detach()[:both]
-                    setattr(part, name, nn.Parameter(wider, requires_grad=trains))
-        return embeddings
+    old = model.get_output_embeddings()
+    embeddings = type(model).resize_token_embeddings(model, *args, **kwargs)
+    head = model.get_output_embeddings()
+    if head is not old:
+        hook_linear(head, old.changes.state)
+        head.changes.update(old.changes)
+    for part in head.changes.values():
+        trains = part.bias.requires_grad
+        for name, value in part.named_parameters():
+            if name == "bias" or part.scaled == "output":
+                wider = torch.full((head.out_features,), float(name == "scale")).to(value)
+                both = min(len(wider), len(value))
+                wider[:both] = value.detach()[:both]
+                setattr(part, name, nn.Parameter(wider, requires_grad=trains))
+    return embeddings
