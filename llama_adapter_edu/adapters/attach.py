@@ -14,7 +14,6 @@ the prompts along.
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -49,6 +48,9 @@ class LayerView:
         number: of the layer, 0 at the bottom.
         n_query_heads: of the layer (h); its attention function tells it (see `probe.py`).
         key_scale: by which the rotary embedding multiplies keys on every position (YaRN).
+
+    Attributes:
+        heard: is shown what arrives at the layer's attention, in its place, unless it is None.
     """
 
     _attn_implementation = ADAPTED
@@ -64,17 +66,16 @@ class LayerView:
         vars(self).update(base=base, state=state, number=number, heard=None)
         vars(self).update(n_query_heads=n_query_heads, key_scale=key_scale)
 
-    def hear(self, heard: Callable | None) -> None:
-        """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
-        vars(self)["heard"] = heard
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a copy is being made and has no `base` yet
             raise AttributeError(name)
         return getattr(vars(self)["base"], name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        setattr(self.base, name, value)
+        if name in vars(self):
+            vars(self)[name] = value
+        else:
+            setattr(self.base, name, value)
 
     def __reduce__(self) -> tuple:
         return LayerView, (self.base, self.state, self.number, self.n_query_heads, self.key_scale)

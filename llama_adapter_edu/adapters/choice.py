@@ -43,9 +43,8 @@ class AdapterState:
 
 
 class _Block(NamedTuple):
-    """What one `use_adapter` has asked for. `token` tells equal blocks apart."""
+    """What one `use_adapter` has asked for."""
 
-    token: object
     number: int  # of the AdapterState
     choice: Choice
 
@@ -125,12 +124,12 @@ def disable_adapter(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _block(state: AdapterState, choice: Choice) -> Iterator[None]:
-    token = object()
-    _set((*_blocks.get(), _Block(token, state.number, choice)))
+    mine = _Block(state.number, choice)
+    _set((*_blocks.get(), mine))
     try:
         yield
-    finally:
-        _set(tuple(block for block in _blocks.get() if block.token is not token))
+    finally:  # others may be equal to it
+        _set(tuple(block for block in _blocks.get() if block is not mine))
 
 
 def forget_blocks(state: AdapterState, adapter_name: str | None = None) -> None:

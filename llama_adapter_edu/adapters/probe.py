@@ -34,14 +34,14 @@ def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
     if any(compute_device(attention).type == "meta" for attention in layers.values()):
         scale = getattr(getattr(model, "rotary_emb", None), "attention_scaling", 1.0)
         for attention in layers.values():
-            heads = attention.config.num_attention_heads
-            vars(attention.config).update(n_query_heads=heads, key_scale=scale)
+            attention.config.n_query_heads = attention.config.num_attention_heads
+            attention.config.key_scale = scale
         return
     problems: list[str] = []
     hooks = []
     for attention in layers.values():
         rows: list[Tensor] = []
-        attention.config.hear(partial(_compare, problems, rows))
+        attention.config.heard = partial(_compare, problems, rows)
         hooks.append(
             attention.register_forward_pre_hook(partial(_put_rows, rows), with_kwargs=True)
         )
@@ -50,7 +50,7 @@ def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
     finally:
         for hook, attention in zip(hooks, layers.values(), strict=True):
             hook.remove()
-            attention.config.hear(None)
+            attention.config.heard = None
     for number, attention in layers.items():
         if attention.config.n_query_heads is None:
             problems.append(
@@ -86,7 +86,7 @@ def _put_rows(
     kept.append(rows[:, 0])
     turn = kwargs.get("position_embeddings")
     if isinstance(turn, tuple):  # (cos, sin); on position 0 a cosine is 1, unless it is scaled
-        vars(attention.config)["key_scale"] = turn[0].flatten()[0].item()
+        attention.config.key_scale = turn[0].flatten()[0].item()
     if args:
         return (rows, *args[1:]), kwargs
     return args, kwargs | {"hidden_states": rows}
@@ -105,7 +105,7 @@ def _compare(
     This runs in place of the layer's attention function, where sharded weights are whole.
     """
     nothing = torch.zeros_like(query).transpose(1, 2), None
-    vars(attention.config)["n_query_heads"] = query.shape[1]
+    attention.config.n_query_heads = query.shape[1]
     layer = f"layer {attention.config.number} ({type(attention).__name__})"
     if key.shape != value.shape:
         problems.append(

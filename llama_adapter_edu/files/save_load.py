@@ -134,8 +134,9 @@ def _read(file: Path, model: PreTrainedModel) -> AdapterWeights | CartridgeWeigh
     """The adapter that a file of settings or tensors belongs to, whichever format it is in."""
     if file.name == CONFIG_FILE:
         kind = safe_files.read_json(file, "save_adapter").get("peft_type")
-        readers = {None: from_own, "CARTRIDGE": read_cartridge}
-        return (readers[kind] if kind in (None, "CARTRIDGE") else from_peft)(file.parent, model)
+        if kind == "CARTRIDGE":
+            return read_cartridge(file.parent, model)
+        return (from_own if kind is None else from_peft)(file.parent, model)
     tensors = safe_files.read_pickled(file)
     if is_official(tensors):
         raise AdapterFileError(
