@@ -34,9 +34,6 @@ class AdapterState:
         self.active: str | None = None
         self.number = next(self._numbers)
 
-    def __getstate__(self) -> dict:
-        return {"configs": self.configs, "active": self.active}
-
     def __setstate__(self, kept: dict) -> None:
         # A copy is another model: blocks that were opened for this one do not reach it.
         vars(self).update(kept, number=next(self._numbers))
