@@ -133,7 +133,9 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list
             before = part or before
         result.append(ids)
     if not tokenizer.chat_template:  # a template writes the first token itself
-        result[0] = [*_first_token(tokenizer), *result[0]]
+        first = tokenizer("")["input_ids"][:1]
+        if first == [tokenizer.bos_token_id]:
+            result[0] = first + result[0]
     return result
 
 
@@ -148,12 +150,6 @@ def _continued(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> li
         if whole[: len(alone)] == alone:
             return whole[len(alone) :]
     return ids(text)
-
-
-def _first_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token that the tokenizer puts in front of a text, if it does."""
-    first = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool = False) -> str:

@@ -44,8 +44,13 @@ def cartridge_contents(
     """
     if format not in ("llama_adapter_edu", "peft"):
         raise ValueError(f'{format} holds no cartridges: take format="peft".')
-    if format == "peft" and (problem := _peft_differs(model)):
-        raise ValueError(f"PEFT cannot use this cartridge: {problem}.")
+    base = attention_layers(model)[0].config
+    slides = "sliding_attention" in (getattr(base, "layer_types", None) or ())
+    if format == "peft" and slides and getattr(base, "sliding_window", None):
+        raise ValueError(
+            "PEFT cannot use this cartridge: the model has a sliding window, out of which the "
+            "cartridge would slide there."
+        )
     config, cache = weights
     shapes = {tuple(x.shape) for pair in cache.values() for x in pair}
     if len(shapes) > 1:
@@ -82,7 +87,7 @@ def read_cartridge(folder: Path, model: PreTrainedModel) -> CartridgeWeights:
     except (KeyError, TypeError, ValueError) as error:
         raise not_settings(path, "PEFT", error) from error
     layers = attention_layers(model)
-    groups, width = _heads(model)
+    groups, width = layers[0].config.num_key_value_heads, layers[0].head_dim
     here = {"num_layers": len(layers), "num_attention_heads": groups, "token_dim": groups * width}
     safe_files.check_made_for(folder, settings, here)
     path = folder / WEIGHTS_FILE
@@ -96,18 +101,3 @@ def _by_layer(packed: Float[Tensor, "p n"], n_layers: int, groups: int) -> dict[
     back = " -> ".join(reversed(LAYOUT.split(" -> ")))
     pairs = rearrange(packed, back, l=n_layers, two=2, g=groups)
     return {number: (pair[0], pair[1]) for number, pair in enumerate(pairs)}
-
-
-def _heads(model: PreTrainedModel) -> tuple[int, int]:
-    """Key/value heads and their width."""
-    attention = attention_layers(model)[0]
-    return attention.config.num_key_value_heads, attention.head_dim
-
-
-def _peft_differs(model: PreTrainedModel) -> str:
-    """Why PEFT computes something else with a cartridge in this model; "" if it does not."""
-    config = attention_layers(model)[0].config
-    kinds = getattr(config, "layer_types", None) or []
-    if getattr(config, "sliding_window", None) and "sliding_attention" in kinds:
-        return "the model has a sliding window, out of which the cartridge would slide there"
-    return ""

@@ -79,7 +79,10 @@ def to_lit_llama(model: PreTrainedModel, weights: AdapterWeights, base_model: st
 def _tensors(
     model: PreTrainedModel, weights: AdapterWeights, gate_shape: tuple, *, meta: bool
 ) -> dict:
-    if problem := _lit_differs(model) or _v2_differs(weights):
+    problem = _lit_differs(model)
+    if weights.config.bias_scale and weights.config.scaled != "output":
+        problem = "it scales the output of linear layers, and this adapter their input"
+    if problem:
         raise ValueError(f"litgpt cannot use this adapter: {problem}.")
     shape = base_shape(model)
     layout = Layout(_keys, (weights.config.adapter_len, -1), gate_shape)
@@ -171,12 +174,6 @@ def _fused(names: Mapping[str, object], *, meta: bool) -> dict[str, list[str]]:
             raise ValueError(f"litgpt has no layer like {name.rpartition('.')[0]} of this model.")
         fused.setdefault(f"{place}.{kind}", []).append(name)
     return fused
-
-
-def _v2_differs(weights: AdapterWeights) -> str:
-    if weights.config.bias_scale and weights.config.scaled != "output":
-        return "it scales the output of linear layers, and this adapter their input"
-    return ""
 
 
 def _lit_differs(model: PreTrainedModel) -> str:
