@@ -6,7 +6,7 @@ Nothing that takes time is imported before it is needed, so `--help` answers at 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,18 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    text = "is everything here that the course needs?"
-    commands.add_parser("doctor", help=text, description=text).set_defaults(command=_doctor)
+    def add_command(name: str, run: Callable, text: str, **more) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, **more)
+        command.set_defaults(command=run)
+        return command
+
+    add_command("doctor", _doctor, "is everything here that the course needs?")
 
     text = "which exercises are solved, and where to go on"
-    progress = commands.add_parser("progress", help=text, description=text)
-    progress.set_defaults(command=_progress)
+    progress = add_command("progress", _progress, text)
     what = "where your notebooks are (default: notebooks)"
     progress.add_argument("folder", nargs="?", default="notebooks", metavar="FOLDER", help=what)
 
     text = "for teachers: run a class's notebooks, one row a student. This runs the students' code"
-    report = commands.add_parser("report", help=text, description=text)
-    report.set_defaults(command=_report)
+    report = add_command("report", _report, text)
     report.add_argument("folder", metavar="FOLDER", help="holds FOLDER/STUDENT/*.ipynb, or zips")
     what = "the files' name without .csv and .html (default: class-report)"
     report.add_argument("--output", default="class-report", metavar="NAME", help=what)
@@ -93,13 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--pattern", default=argparse.SUPPRESS, metavar="REGEX", help=what)
 
     text = "a Llama learns home commands, or rows of yours: train, compare before and after, save"
-    job = commands.add_parser(
-        "finetune",
-        help=text,
-        description=text,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    job.set_defaults(command=_finetune)
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    job = add_command("finetune", _finetune, text, formatter_class=formatter)
     add, own = job.add_argument, {"default": argparse.SUPPRESS}  # the defaults are the job's own
     what = "rows of yours: a .jsonl or .json file, a folder of them, or a data set's id on the hub"
     add("--data", metavar="ROWS", help=what, **own)
@@ -119,14 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of prompts, data and order")
     _add_model_options(job)
 
-    text = "talk to the base model or to saved adapters"
-    chat = commands.add_parser("chat", help=text, description=text)
-    chat.set_defaults(command=_chat)
+    chat = add_command("chat", _chat, "talk to the base model or to saved adapters")
     what = "a saved adapter's folder; several may be given, the last one answers first"
     chat.add_argument("--adapter", action="append", default=[], metavar="FOLDER", help=what)
-    chat.add_argument(
-        "--max-new-tokens", type=int, default=200, help="tokens an answer may have (default: 200)"
-    )
+    what = "tokens an answer may have (default: 200)"
+    chat.add_argument("--max-new-tokens", type=int, default=200, help=what)
     _add_model_options(chat)
     return parser
 

@@ -228,7 +228,7 @@ BROKEN = {
     ),
     "another base": (
         lambda f: edit_config(f, base={"hidden_size": 64, "model_type": "llama"}),
-        "was made for another base model: hidden_size 64, this model has 48",
+        "was made for another base model: hidden_size 64, here it is 48",
     ),
     "files of two saves": (
         lambda f: edit_config(f, gate_activation="tanh"),
@@ -265,9 +265,9 @@ def test_a_missing_file(saved, tiny, missing):
 
 
 def test_an_adapter_for_another_shape_or_a_taken_name(saved, tiny, adapted):
-    with pytest.raises(AdapterFileError, match="num_hidden_layers 3, this model has 4"):
+    with pytest.raises(AdapterFileError, match="num_hidden_layers 3, here it is 4"):
         load_adapter(tiny(num_hidden_layers=4), saved)
-    with pytest.raises(AdapterFileError, match="model_type 'llama', this model has 'qwen2'"):
+    with pytest.raises(AdapterFileError, match="model_type 'llama', here it is 'qwen2'"):
         load_adapter(tiny("qwen2"), saved)
     with pytest.raises(ValueError, match="already has an adapter named 'default'"):
         load_adapter(adapted, saved)

@@ -132,7 +132,7 @@ def test_the_card_says_base_settings_and_data(server, adapted):
 def test_a_sentence_says_the_data_as_well_and_ends_no_header(adapted):
     from huggingface_hub import ModelCard
 
-    weights = hub.weights_of(adapted, "default")
+    weights = hub.read_out(adapted, "default")
     sentence = "200 commands\n---\nlicense: mit"
     card = hub.model_card(weights, "me/a", BASE, sentence, "peft", license="x\n---\n# y")
     head = ModelCard(card).data.to_dict()

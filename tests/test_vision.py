@@ -459,6 +459,19 @@ class TestSaving:
         with pytest.raises(AdapterFileError, match=r"fine.weight is \(32, 1, 3, 3\), expected"):
             load_adapter(tiny(), tmp_path, encoder=other)
 
+    @pytest.mark.parametrize(
+        ("layers", "message"),
+        [(9, "of another adapter"), (0, "of another adapter"), ("all", "must be a number")],
+    )
+    def test_layers_that_the_adapter_has_not_are_refused(
+        self, tiny, seeing, tmp_path, layers, message
+    ):
+        save_adapter(seeing, tmp_path)
+        settings = tmp_path / "vision_config.json"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"layers": layers}))
+        with pytest.raises(AdapterFileError, match=message):
+            load_adapter(tiny(), tmp_path, encoder=DigitEncoder())
+
     def test_an_adapter_that_sees_is_neither_loaded_nor_saved_blind(self, tiny, seeing, tmp_path):
         save_adapter(seeing, tmp_path / "seeing")
         save_adapter(add_adaption_prompts(tiny(), SMALL), tmp_path / "blind")

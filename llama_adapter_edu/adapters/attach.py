@@ -14,7 +14,6 @@ the prompts along.
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,14 +27,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from llama_adapter_edu.adapters.choice import AdapterState
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
-from llama_adapter_edu.adapters.layers.changes import during
+from llama_adapter_edu.adapters.layers.changes import SeenWith, during
 from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 from llama_adapter_edu.adapters.layers.prefix import with_cartridges
 from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
-ADAPTED, PROBE = "adaption_prompts", "adaption_prompts_probe"
+ADAPTED = "adaption_prompts"
 # Keys, gated values and, if some rows have fewer prompts, a mask. With b: each row has its own.
 Heads = tuple[Float[Tensor, "*b h p d"], Float[Tensor, "*b h p d"], Bool[Tensor, "b 1 1 p"] | None]
 
@@ -49,7 +48,12 @@ class LayerView:
         number: of the layer, 0 at the bottom.
         n_query_heads: of the layer (h); its attention function tells it (see `probe.py`).
         key_scale: by which the rotary embedding multiplies keys on every position (YaRN).
+
+    Attributes:
+        heard: is shown what arrives at the layer's attention, in its place, unless it is None.
     """
+
+    _attn_implementation = ADAPTED
 
     def __init__(
         self,
@@ -62,34 +66,19 @@ class LayerView:
         vars(self).update(base=base, state=state, number=number, heard=None)
         vars(self).update(n_query_heads=n_query_heads, key_scale=key_scale)
 
-    def hear(self, heard: Callable | None) -> None:
-        """Until None is given, show it what arrives at the layer's attention (see `probe.py`)."""
-        vars(self)["heard"] = heard
-
-    @property
-    def _attn_implementation(self) -> str:
-        return ADAPTED if self.heard is None else PROBE
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a copy is being made and has no `base` yet
             raise AttributeError(name)
         return getattr(vars(self)["base"], name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        setattr(self.base, name, value)
+        if name in vars(self):
+            vars(self)[name] = value
+        else:
+            setattr(self.base, name, value)
 
     def __reduce__(self) -> tuple:
         return LayerView, (self.base, self.state, self.number, self.n_query_heads, self.key_scale)
-
-
-class _AsBefore:
-    """An adapted layer as its own attention function expects it: with its own config."""
-
-    def __init__(self, attention: nn.Module) -> None:
-        self.attention, self.config = attention, attention.config.base
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.attention, name)
 
 
 def attach(attention: nn.Module, state: AdapterState, number: int) -> None:
@@ -115,11 +104,13 @@ def adapted_attention(
     **kwargs,
 ) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
     """The model's own attention function, plus what the layer's acting prompts add (eq. 8)."""
-    own = own_attention(attention)
+    if attention.config.heard is not None:
+        return attention.config.heard(attention, query, key, value)
+    own, before = own_attention(attention), SeenWith(attention, config=attention.config.base)
     call = adapter_call or call_of(attention.config.state, len(query))
     tokens = key, value, attention_mask
     key, value, attention_mask = with_cartridges(attention, call.choice, query, *tokens)
-    output, weights = own(_AsBefore(attention), query, key, value, attention_mask, **kwargs)
+    output, weights = own(before, query, key, value, attention_mask, **kwargs)
     added = _added(attention, query, kwargs.get("scaling"), call)
     if added is not None:
         # No `rearrange`: in decoding, reading its pattern would take longer than the addition.

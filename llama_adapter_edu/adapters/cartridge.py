@@ -19,12 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from llama_adapter_edu.adapters.choice import disable_adapter
+from llama_adapter_edu.adapters.choice import disable_adapter, state_of
 from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import (
     attention_layers,
     compute_device,
-    decoder_of,
     evaluation,
     unwrapped,
 )
@@ -64,14 +63,11 @@ def add_cartridge(
         adapter_name: letters, digits, "-" and "_".
         freeze: False leaves the base as it is.
 
-    Returns:
-        the same model.
-
     Raises:
         ValueError: the name is taken or malformed, the document is shorter than the cartridge or
             not one row of tokens, or the model's cache has no place for it. The model is as it was.
     """
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     config = _fitting(config or CartridgeConfig(), input_ids)
     layers = attention_layers(model)
     _check_whole(layers)
@@ -110,14 +106,14 @@ def put_cartridge(
         ValueError: the name is taken or malformed, or a layer cannot be adapted.
     """
     layers = attention_layers(model)
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     _check_whole(layers)
     prepare(model, dict(enumerate(layers)), freeze=freeze)
     for number, attention in enumerate(layers):
         key, value = (x.to(compute_device(attention)) for x in cache[number])
         part = Cartridge(key, value, config.num_frozen_tokens)
         attention.adaption_prompts[adapter_name] = part
-    decoder_of(unwrapped(model)).adapter_state.configs[adapter_name] = config
+    state_of(model).configs[adapter_name] = config
     set_adapter(model, adapter_name)
     return model
 
@@ -139,7 +135,7 @@ def compose_cartridges(
     configs = [adapter_configs(model)[name] for name in names]
     if len(names) < 2 or not all(isinstance(config, CartridgeConfig) for config in configs):
         raise ValueError(f"compose_cartridges needs two cartridges or more, got {list(names)}.")
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     parts = [cartridge_cache(model, name) for name in names]
     cache = {
         number: tuple(torch.cat(several, dim=1) for several in zip(*pairs, strict=True))

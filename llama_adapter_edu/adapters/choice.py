@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig, CartridgeConfig
-from llama_adapter_edu.adapters.decoder import decoder_of, unwrapped
+from llama_adapter_edu.adapters.decoder import decoder_of
 
 Choice = str | None | tuple[str | None, ...]  # an adapter, the base model, or one of these per row
 
@@ -34,18 +34,14 @@ class AdapterState:
         self.active: str | None = None
         self.number = next(self._numbers)
 
-    def __getstate__(self) -> dict:
-        return {"configs": self.configs, "active": self.active}
-
     def __setstate__(self, kept: dict) -> None:
         # A copy is another model: blocks that were opened for this one do not reach it.
         vars(self).update(kept, number=next(self._numbers))
 
 
 class _Block(NamedTuple):
-    """What one `use_adapter` has asked for. `token` tells equal blocks apart."""
+    """What one `use_adapter` has asked for."""
 
-    token: object
     number: int  # of the AdapterState
     choice: Choice
 
@@ -58,12 +54,9 @@ _blocks: ContextVar[tuple[_Block, ...]] = ContextVar("use_adapter", default=())
 _of_thread = _OfThread()
 
 
-def state_of(model: nn.Module) -> AdapterState | None:
-    """What the model knows of its adapters; None if it never had any."""
-    model = unwrapped(model)
-    return (
-        getattr(decoder_of(model), "adapter_state", None) if hasattr(model, "base_model") else None
-    )
+def state_of(model: nn.Module) -> AdapterState:
+    """What the model knows of its adapters; that there are none if it never had any."""
+    return getattr(decoder_of(model), "adapter_state", None) or AdapterState()
 
 
 def acting(state: AdapterState) -> Choice:
@@ -86,8 +79,7 @@ def active_adapter(model: nn.Module) -> str | None:
     Raises:
         ValueError: the rows of a batch have adapters of their own now, so there is no one name.
     """
-    state = state_of(model)
-    choice = None if state is None else acting(state)
+    choice = acting(state_of(model))
     if isinstance(choice, tuple):
         raise ValueError(
             "each row has an adapter of its own in this use_adapter block. Name the one you mean, "
@@ -111,34 +103,37 @@ def use_adapter(model: nn.Module, adapter: str | Sequence[str | None] | None) ->
         ValueError: the model has no adapter of that name, or no names are given. In a call of the
             model: the batch has another number of rows.
     """
-    state = state_of(model) or AdapterState()
-    with _block(state, _checked(state, adapter)):
+    state = state_of(model)
+    choice = adapter if adapter is None or isinstance(adapter, str) else tuple(adapter)
+    if not names_in(choice):
+        raise ValueError("use_adapter got an empty list. Give a name or None for each row.")
+    check_names(state, choice)
+    with _block(state, choice):
         yield
 
 
 @contextmanager
 def disable_adapter(model: nn.Module) -> Iterator[None]:
     """Inside the `with` block, in this thread or task, the model is the base model, bit for bit."""
-    with _block(state_of(model) or AdapterState(), None):
+    with _block(state_of(model), None):
         yield
 
 
 @contextmanager
 def _block(state: AdapterState, choice: Choice) -> Iterator[None]:
-    token = object()
-    _set((*_blocks.get(), _Block(token, state.number, choice)))
+    mine = _Block(state.number, choice)
+    _set((*_blocks.get(), mine))
     try:
         yield
-    finally:
-        _set(tuple(block for block in _blocks.get() if block.token is not token))
+    finally:  # others may be equal to it
+        _set(tuple(block for block in _blocks.get() if block is not mine))
 
 
 def forget_blocks(state: AdapterState, adapter_name: str | None = None) -> None:
     """Drop what this thread's or task's blocks ask of a model; of one adapter, if it is named."""
 
     def stays(block: _Block) -> bool:
-        names = block.choice if isinstance(block.choice, tuple) else (block.choice,)
-        return block.number != state.number or adapter_name not in (None, *names)
+        return block.number != state.number or adapter_name not in (None, *names_in(block.choice))
 
     _set(tuple(filter(stays, _blocks.get())))
 
@@ -148,20 +143,14 @@ def _set(blocks: tuple[_Block, ...]) -> None:
     _of_thread.choices = {block.number: block.choice for block in blocks}
 
 
-def _checked(state: AdapterState, adapter: str | Sequence[str | None] | None) -> Choice:
-    if adapter is None or isinstance(adapter, str):
-        check_names(state, (adapter,))
-        return adapter
-    names = tuple(adapter)
-    if not names:
-        raise ValueError("use_adapter got an empty list. Give a name or None for each row.")
-    check_names(state, names)
-    return names
+def names_in(choice: Choice) -> tuple[str | None, ...]:
+    """The adapter of all rows alone, or that of each row."""
+    return choice if isinstance(choice, tuple) else (choice,)
 
 
-def check_names(state: AdapterState, names: Sequence[str | None]) -> None:
+def check_names(state: AdapterState, choice: Choice) -> None:
     """Raise ValueError if the model has no adapter of one of these names."""
-    for name in names:
+    for name in names_in(choice):
         if name is not None and name not in state.configs:
             raise ValueError(f"no adapter named {name!r}; the model has {sorted(state.configs)}.")
 

@@ -11,6 +11,11 @@ V2_SETTINGS = ("bias_scale", "norms", "scaled")
 PAPER_LAYERS = 30  # L in the paper, of the 32 layers of LLaMA-7B
 
 
+def _check_number(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
 @dataclass(frozen=True)
 class AdaptionPromptConfig:
     """Settings of one adapter. `adapter_len` and `adapter_layers` are PEFT's names.
@@ -46,16 +51,9 @@ class AdaptionPromptConfig:
         for name in ("bias_scale", "norms"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
-        least = 0 if self.bias_scale or self.norms else 1
-        for name in ("adapter_len", "adapter_layers"):
-            value = getattr(self, name)
-            if name == "adapter_layers" and value is None:
-                continue
-            smallest = least if name == "adapter_len" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {smallest}, got {value!r}."
-                )
+        _check_number("adapter_len", self.adapter_len, 0 if self.bias_scale or self.norms else 1)
+        if self.adapter_layers is not None:
+            _check_number("adapter_layers", self.adapter_layers, 1)
         choices = {"gate": GATES, "gate_activation": tuple(GATE_ACTIVATIONS), "scaled": SCALED}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

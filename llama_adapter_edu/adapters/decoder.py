@@ -29,9 +29,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """The stack of decoder layers inside a model with a head, or inside a multi-modal one."""
-    base = model.base_model
+def decoder_of(model: nn.Module) -> nn.Module:
+    """The stack of decoder layers inside a wrapper, a model with a head, or a multi-modal one."""
+    model = unwrapped(model)
+    base = getattr(model, "base_model", model)
     names = ("language_model", "text_model", "decoder", "model")
     return next((getattr(base, name) for name in names if hasattr(base, name)), base)
 

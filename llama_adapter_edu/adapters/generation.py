@@ -20,13 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.choice import (
-    AdapterState,
-    Choice,
-    acting,
-    check_names,
-    for_rows,
-)
+from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
 from llama_adapter_edu.adapters.positions import after_prefix, prefix_length
 
 TEXTS = "input_ids", "inputs_embeds"
@@ -66,9 +60,8 @@ class Generation:
 
     def __init__(self, state: AdapterState, images: Tensor | None) -> None:
         self.state, self.images = state, images
-        self.kept: dict[
-            Choice, tuple
-        ] = {}  # by choice: layer numbers, and the parts of their heads
+        # By choice: layer numbers, and the parts of their heads.
+        self.kept: dict[Choice, tuple] = {}
 
 
 class _OfThread(threading.local):
@@ -103,27 +96,22 @@ class Generate:
             of_thread.generation = outer
 
 
-class InThreadOfItsOwn:
-    """A method of the model, as `generate_batch`, that answers in a thread which it starts itself.
+def in_thread_of_its_own(model: PreTrainedModel, state: AdapterState, name: str, *args, **kwargs):
+    """Call a method of the model, as `generate_batch`, that answers in a thread it starts itself.
 
     Blocks of the caller's thread do not reach that one, so inside such a block it is refused.
     """
-
-    def __init__(self, model: PreTrainedModel, state: AdapterState, name: str) -> None:
-        self.model, self.state, self.name = model, state, name
-
-    def __call__(self, *args, **kwargs):
-        if acting(self.state) != self.state.active:
-            raise ValueError(
-                f"{self.name} answers in a thread of its own, which this use_adapter or "
-                "disable_adapter block does not reach. Choose with set_adapter(model, name)."
-            )
-        if prefix_length(self.state, self.state.active):
-            raise ValueError(
-                f"{self.name} packs texts side by side, where a cartridge has no place. Call "
-                "generate, or choose another adapter."
-            )
-        return getattr(type(self.model), self.name)(self.model, *args, **kwargs)
+    if acting(state) != state.active:
+        raise ValueError(
+            f"{name} answers in a thread of its own, which this use_adapter or disable_adapter "
+            "block does not reach. Choose with set_adapter(model, name)."
+        )
+    if prefix_length(state, state.active):
+        raise ValueError(
+            f"{name} packs texts side by side, where a cartridge has no place. Call generate, or "
+            "choose another adapter."
+        )
+    return getattr(type(model), name)(model, *args, **kwargs)
 
 
 def hand_calls_to_layers(decoder: nn.Module) -> None:
@@ -150,7 +138,7 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     generation = _generation_of(state)
     texts = next(x for x in (*args, *map(kwargs.get, TEXTS)) if x is not None)
     choice = for_rows(acting(state), len(texts), in_generation=generation is not None)
-    check_names(state, choice if isinstance(choice, tuple) else (choice,))
+    check_names(state, choice)
     kept = None
     if generation is not None:
         images = generation.images

@@ -30,14 +30,15 @@ def prompt_weights(
     Raises:
         ValueError: no adapter is active.
     """
-    if active_adapter(model) is None:
+    active = active_adapter(model)
+    if active is None:
         raise ValueError(
             "the model has no active adapter to look into: add one with add_adaption_prompts or "
             "load_adapter, choose one with set_adapter, or leave the disable_adapter block."
         )
-    if not all(hasattr(p, "gate") for p in adapter_prompts(model, active_adapter(model)).values()):
+    if not all(hasattr(p, "gate") for p in adapter_prompts(model, active).values()):
         raise ValueError(
-            f"adapter {active_adapter(model)!r} is a cartridge: it has no softmax of its own. "
+            f"adapter {active!r} is a cartridge: it has no softmax of its own. "
             'Take the model\'s own output_attentions, with attn_implementation="eager".'
         )
     weights: dict[int, Tensor] = {}

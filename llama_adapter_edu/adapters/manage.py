@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.attach import LayerView, attach, detach
-from llama_adapter_edu.adapters.choice import AdapterState, check_names, forget_blocks, state_of
+from llama_adapter_edu.adapters.choice import check_names, forget_blocks, state_of
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig, CartridgeConfig
 from llama_adapter_edu.adapters.decoder import (
     attention_layers,
@@ -23,8 +23,8 @@ from llama_adapter_edu.adapters.decoder import (
 from llama_adapter_edu.adapters.generation import (
     IN_THREADS,
     Generate,
-    InThreadOfItsOwn,
     hand_calls_to_layers,
+    in_thread_of_its_own,
 )
 from llama_adapter_edu.adapters.layers.v2 import add_changes, all_changes, wanted_parts
 from llama_adapter_edu.adapters.probe import probe
@@ -54,9 +54,6 @@ def add_adaption_prompts(
         freeze: False leaves the base as it is: what trains there, as PEFT's LoRA, goes on training
             beside the prompts.
 
-    Returns:
-        the same model.
-
     Raises:
         ValueError: the name is taken or malformed, the model has too few layers, or its attention
             cannot be adapted. The model is left as it was.
@@ -65,13 +62,13 @@ def add_adaption_prompts(
     config = (config or AdaptionPromptConfig()).for_depth(len(layers))
     if not isinstance(unwrapped(model), FSDPModule):  # its layers are whole while they compute
         check_uncut(layers)
-    check_new_name(adapter_name, adapter_configs(model))
+    check_new_name(model, adapter_name)
     if config.adapter_layers > len(layers):
         raise ValueError(
             f"adapter_layers={config.adapter_layers}, but the model has {len(layers)} layers. "
             f"Choose 1 to {len(layers)}."
         )
-    decoder, first = decoder_of(unwrapped(model)), len(layers) - config.adapter_layers
+    first = len(layers) - config.adapter_layers
     adapted = dict(list(enumerate(layers))[first:]) if config.adapter_len else {}
     wanted_parts(model, config)  # refuses what V2 cannot change
     prepare(model, adapted, freeze=freeze)
@@ -86,7 +83,7 @@ def add_adaption_prompts(
             device=compute_device(attention),
         )
     add_changes(model, config, adapter_name)
-    decoder.adapter_state.configs[adapter_name] = config
+    state_of(model).configs[adapter_name] = config
     set_adapter(model, adapter_name)
     return model
 
@@ -97,23 +94,14 @@ def prepare(model: PreTrainedModel, layers: dict[int, nn.Module], *, freeze: boo
     Raises:
         ValueError: a layer cannot be adapted. The model is as it was.
     """
-    untouched = state_of(model) is None
-    _attach(unwrapped(model), layers)
-    if freeze and untouched:
-        model.requires_grad_(False)
-
-
-def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
-    """Attach those of these layers that are not yet; all of them, or none if one cannot be."""
-    decoder = decoder_of(model)
-    state = state_of(model) or AdapterState()
+    inner, decoder, state = unwrapped(model), decoder_of(model), state_of(model)
     new = {n: a for n, a in layers.items() if not isinstance(a.config, LayerView)}
     for number, attention in new.items():
         attach(attention, state, number)
     try:
         if new:
             # What is sharded comes together only when the whole model is called.
-            probe(model if isinstance(model, FSDPModule) else decoder, new)
+            probe(inner if isinstance(inner, FSDPModule) else decoder, new)
     except BaseException:
         for attention in new.values():
             detach(attention)
@@ -121,13 +109,16 @@ def _attach(model: PreTrainedModel, layers: dict[int, nn.Module]) -> None:
     if not hasattr(decoder, "adapter_state"):
         decoder.adapter_state = state
         hand_calls_to_layers(decoder)
-        model.generate = Generate(model, state)
-        for name in filter(partial(hasattr, type(model)), IN_THREADS):
-            setattr(model, name, InThreadOfItsOwn(model, state, name))
+        inner.generate = Generate(inner, state)
+        for name in filter(partial(hasattr, type(inner)), IN_THREADS):
+            setattr(inner, name, partial(in_thread_of_its_own, inner, state, name))
+        if freeze:
+            model.requires_grad_(False)
 
 
-def check_new_name(name: str, taken: dict) -> None:
+def check_new_name(model: PreTrainedModel, name: str) -> None:
     """Raise ValueError if a new adapter cannot have this name."""
+    taken = adapter_configs(model)
     if not ADAPTER_NAME.fullmatch(name):
         raise ValueError(f"adapter_name may hold letters, digits, '-' and '_', got {name!r:.80}.")
     if hasattr(nn.ModuleDict, name) or name in vars(nn.ModuleDict()):
@@ -141,8 +132,7 @@ def check_new_name(name: str, taken: dict) -> None:
 
 def adapter_configs(model: nn.Module) -> dict[str, AdaptionPromptConfig | CartridgeConfig]:
     """The model's adapters by name, with their settings; empty if it has none."""
-    state = state_of(model)
-    return {} if state is None else dict(state.configs)
+    return dict(state_of(model).configs)
 
 
 def adapter_prompts(
@@ -166,7 +156,7 @@ def _adapted_layers(model: nn.Module) -> dict[int, nn.ModuleDict]:
 
 def check_adapter_name(model: PreTrainedModel, adapter_name: str) -> None:
     """Raise ValueError if the model has no adapter of that name."""
-    check_names(state_of(model) or AdapterState(), (adapter_name,))
+    check_names(state_of(model), (adapter_name,))
 
 
 def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
@@ -185,7 +175,7 @@ def set_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     for parts in _parts(model):
         for name, part in parts.items():
             part.requires_grad_(name == adapter_name)
-    for name, vision in _vision(model).items():
+    for name, vision in vision_of(model).items():
         vision.set_trains(name == adapter_name)
 
 
@@ -200,7 +190,7 @@ def remove_adapter(model: PreTrainedModel, adapter_name: str) -> None:
     """
     check_adapter_name(model, adapter_name)
     state = state_of(model)
-    for parts in (*_parts(model), _vision(model)):
+    for parts in (*_parts(model), vision_of(model)):
         if adapter_name in parts:
             del parts[adapter_name]
     del state.configs[adapter_name]
@@ -214,6 +204,6 @@ def _parts(model: nn.Module) -> list[nn.ModuleDict]:
     return [*_adapted_layers(model).values(), *(changes for _, changes in all_changes(model))]
 
 
-def _vision(model: nn.Module) -> nn.ModuleDict:
-    """The image encoders of adapters that see, by adapter name (see `vision/attach.py`)."""
-    return getattr(decoder_of(unwrapped(model)), "vision", None) or nn.ModuleDict()
+def vision_of(model: nn.Module) -> nn.ModuleDict:
+    """The `ImagePrompt` of each adapter that sees, by adapter name (see `vision/attach.py`)."""
+    return getattr(decoder_of(model), "vision", None) or nn.ModuleDict()

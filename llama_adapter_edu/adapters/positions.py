@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from llama_adapter_edu.adapters.choice import AdapterState, Choice
+from llama_adapter_edu.adapters.choice import AdapterState, Choice, names_in
 
 CACHES = "cache", "past_key_values"  # transformers calls it so since 5.24, and before
 
@@ -17,8 +17,7 @@ def after_prefix(
     state: AdapterState, choice: Choice, texts: Tensor, args: tuple, kwargs: dict
 ) -> tuple[tuple, dict]:
     """The decoder's arguments, with positions that begin behind the cartridge of each row."""
-    names = choice if isinstance(choice, tuple) else (choice,)
-    lengths = [prefix_length(state, name) for name in names]
+    lengths = [prefix_length(state, name) for name in names_in(choice)]
     if not any(lengths):
         return args, kwargs
     positions = args[2] if len(args) > 2 else kwargs.get("position_ids")

@@ -11,9 +11,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
-from llama_adapter_edu.adapters.attach import PROBE
 from llama_adapter_edu.adapters.decoder import compute_device, evaluation
 from llama_adapter_edu.adapters.layers.keys import layer_keys_values
 
@@ -36,14 +34,14 @@ def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
     if any(compute_device(attention).type == "meta" for attention in layers.values()):
         scale = getattr(getattr(model, "rotary_emb", None), "attention_scaling", 1.0)
         for attention in layers.values():
-            heads = attention.config.num_attention_heads
-            vars(attention.config).update(n_query_heads=heads, key_scale=scale)
+            attention.config.n_query_heads = attention.config.num_attention_heads
+            attention.config.key_scale = scale
         return
     problems: list[str] = []
     hooks = []
     for attention in layers.values():
         rows: list[Tensor] = []
-        attention.config.hear(partial(_compare, problems, rows))
+        attention.config.heard = partial(_compare, problems, rows)
         hooks.append(
             attention.register_forward_pre_hook(partial(_put_rows, rows), with_kwargs=True)
         )
@@ -52,7 +50,7 @@ def probe(model: nn.Module, layers: dict[int, nn.Module]) -> None:
     finally:
         for hook, attention in zip(hooks, layers.values(), strict=True):
             hook.remove()
-            attention.config.hear(None)
+            attention.config.heard = None
     for number, attention in layers.items():
         if attention.config.n_query_heads is None:
             problems.append(
@@ -88,23 +86,10 @@ def _put_rows(
     kept.append(rows[:, 0])
     turn = kwargs.get("position_embeddings")
     if isinstance(turn, tuple):  # (cos, sin); on position 0 a cosine is 1, unless it is scaled
-        vars(attention.config)["key_scale"] = turn[0].flatten()[0].item()
+        attention.config.key_scale = turn[0].flatten()[0].item()
     if args:
         return (rows, *args[1:]), kwargs
     return args, kwargs | {"hidden_states": rows}
-
-
-def _hear(
-    attention: nn.Module,
-    query: Float[Tensor, "b h s d"],
-    key: Float[Tensor, "b g t d"],
-    value: Float[Tensor, "b g t d"],
-    *args: object,
-    **kwargs: object,
-) -> tuple[Float[Tensor, "b s h d"], None]:
-    """An attention function that looks at what arrives, and attends to nothing."""
-    attention.config.heard(attention, query, key, value)
-    return torch.zeros_like(query).transpose(1, 2), None
 
 
 def _compare(
@@ -114,16 +99,20 @@ def _compare(
     query: Float[Tensor, "n h 1 d"],
     key: Float[Tensor, "n g 1 d"],
     value: Float[Tensor, "n g 1 d"],
-) -> None:
-    """Note what is wrong with the prompts. Run in the layer, where sharded weights are whole."""
-    vars(attention.config)["n_query_heads"] = query.shape[1]
+) -> tuple[Float[Tensor, "n 1 h d"], None]:
+    """Attend to nothing, and note what is wrong with the prompts.
+
+    This runs in place of the layer's attention function, where sharded weights are whole.
+    """
+    nothing = torch.zeros_like(query).transpose(1, 2), None
+    attention.config.n_query_heads = query.shape[1]
     layer = f"layer {attention.config.number} ({type(attention).__name__})"
     if key.shape != value.shape:
         problems.append(
             f"{layer} has an unusual head layout: its keys are of shape {tuple(key.shape)} and its "
             f"values of shape {tuple(value.shape)}."
         )
-        return
+        return nothing
     ours = layer_keys_values(attention, rows[0])
     for what, theirs, of_prompts in zip(("keys", "values"), (key, value), ours, strict=True):
         theirs = rearrange(theirs, "n g 1 d -> g n d")
@@ -133,6 +122,7 @@ def _compare(
                 "others than its tokens do. Its parts: "
                 f"{', '.join(name for name, _ in attention.named_children())}."
             )
+    return nothing
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -140,6 +130,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-4 if a.dtype == torch.float32 else 0.02
     a, b = a.double(), b.double()
     return bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1) + 1e-6).all())
-
-
-AttentionInterface.register(PROBE, _hear)

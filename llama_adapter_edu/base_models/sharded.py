@@ -114,14 +114,8 @@ def shard_base(
 def allocate(model: nn.Module) -> None:
     """Give the parameters of a model on the meta device memory of this process, not yet filled."""
     device = _processes().device
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_meta:
-                empty = torch.empty_like(parameter, device=device)
-                setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
-    for name, buffer in model.named_buffers():
-        where, _, last = name.rpartition(".")
-        setattr(model.get_submodule(where), last, buffer.to(device))
+    # As `to_empty`, which would drop what the buffers hold.
+    model._apply(lambda x: torch.empty_like(x, device=device) if x.is_meta else x.to(device))
     model.tie_weights()
 
 

@@ -75,7 +75,12 @@ def learnt_pieces(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Pie
     if not pieces:
         raise UnusableRowError("without a turn of the assistant", "No turn of the assistant.")
     if not closed:
-        pieces[-1] = (pieces[-1][0] + _eos(tokenizer), True)
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "The tokenizer has no eos token, so a model could not learn where an answer ends. "
+                "Set tokenizer.eos_token first."
+            )
+        pieces[-1] = (pieces[-1][0] + tokenizer.eos_token, True)
     return pieces
 
 
@@ -128,7 +133,9 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list
             before = part or before
         result.append(ids)
     if not tokenizer.chat_template:  # a template writes the first token itself
-        result[0] = [*_first_token(tokenizer), *result[0]]
+        first = tokenizer("")["input_ids"][:1]
+        if first == [tokenizer.bos_token_id]:
+            result[0] = first + result[0]
     return result
 
 
@@ -143,12 +150,6 @@ def _continued(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> li
         if whole[: len(alone)] == alone:
             return whole[len(alone) :]
     return ids(text)
-
-
-def _first_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token that the tokenizer puts in front of a text, if it does."""
-    first = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool = False) -> str:
@@ -189,12 +190,3 @@ def _specials(tokenizer: PreTrainedTokenizerBase) -> str:
 def _cut_specials(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The text with a cut behind the first character of each special token that it spells."""
     return re.sub(rf"(?s)(?={_specials(tokenizer)}).", rf"\g<0>{CUT}", text)
-
-
-def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.eos_token is None:
-        raise ValueError(
-            "The tokenizer has no eos token, so a model could not learn where an answer ends. "
-            "Set tokenizer.eos_token first."
-        )
-    return tokenizer.eos_token

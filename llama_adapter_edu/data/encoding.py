@@ -194,5 +194,4 @@ def _encode_each(
             first = first or f" {where}: {error}"
         else:
             check_same_form(kept[0], kept[-1], where)
-    n_left_out = sum(map(len, left_out.values()))
-    return kept, describe_left_out(left_out, n_left_out + len(kept)) + first if left_out else ""
+    return kept, describe_left_out(left_out, len(kept)) + first if left_out else ""

@@ -16,8 +16,8 @@ from transformers import (
     StoppingCriteria,
 )
 
-from llama_adapter_edu.data.chats import as_messages, prompt_ids
-from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode
+from llama_adapter_edu.data.chats import prompt_ids
+from llama_adapter_edu.data.encoding import IGNORE_INDEX, encode, encode_prompt
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -127,19 +127,19 @@ def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def expected_answers(dataset: Rows) -> list[str]:
     """What the rows say that `generate_answers` should give."""
     return [
-        row["messages"][_last(row)]["content"] if "messages" in row else row["output"]
+        row["messages"][last_answer(row)]["content"] if "messages" in row else row["output"]
         for row in dataset
     ]
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[int]:
     if "messages" in row:
-        return prompt_ids(tokenizer, row["messages"][: _last(row)])
-    asked = {"instruction": row["instruction"], "input": row.get("input")}
-    return prompt_ids(tokenizer, as_messages(tokenizer, asked))
+        return prompt_ids(tokenizer, row["messages"][: last_answer(row)])
+    return encode_prompt(tokenizer, row["instruction"], row.get("input") or "")
 
 
-def _last(row: Mapping[str, Any]) -> int:
+def last_answer(row: Mapping[str, Any]) -> int:
+    """Which of a chat's turns is the last one of the assistant."""
     roles = [message["role"] for message in row["messages"]]
     return len(roles) - 1 - roles[::-1].index("assistant")
 

@@ -97,18 +97,19 @@ def _check_text(text: Any, what: str) -> None:
         )
 
 
-def describe_left_out(left_out: Mapping[str, list[str]], n_rows: int) -> str:
+def describe_left_out(left_out: Mapping[str, list[str]], n_kept: int) -> str:
     """One sentence about the rows that cannot be used: how many, why, and where the first are.
 
     Args:
         left_out: the places of the rows for each kind of fault.
-        n_rows: how many rows came in.
+        n_kept: how many rows can be used.
     """
     reasons = [
         f"{len(places)} {kind} ({', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)})"
         for kind, places in left_out.items()
     ]
-    return f"Left out {sum(map(len, left_out.values()))} of {n_rows} rows: {'; '.join(reasons)}."
+    n_left_out = sum(map(len, left_out.values()))
+    return f"Left out {n_left_out} of {n_left_out + n_kept} rows: {'; '.join(reasons)}."
 
 
 def _malformed(message: str) -> UnusableRowError:

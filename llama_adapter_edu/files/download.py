@@ -4,7 +4,6 @@ A fetched adapter is data. Only the files named in `FILES` are downloaded, no co
 is run, and a base model's name out of one has to be an id of the hub, never a path.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.base_models.course_llama import CONVERTED
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY, ORIGINAL
-from llama_adapter_edu.files.safe_files import AdapterFileError
+from llama_adapter_edu.files.safe_files import AdapterFileError, as_json
 from llama_adapter_edu.hub_names import check_hub_id, hub_errors, local_path, quiet, why_local
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -117,5 +116,5 @@ def two_files(
         metadata["base_model"] = base_model  # the settings say the other
     return {
         WEIGHTS_FILE: save(tensors, {"format": "pt", **metadata}),
-        CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+        CONFIG_FILE: as_json(config),
     }

@@ -68,6 +68,11 @@ def as_pickle(content: dict) -> bytes:
     return file.getvalue()
 
 
+def as_json(content: dict) -> bytes:
+    """The content of a file of settings."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
 def read_json(path: Path, writer: str) -> dict:
     """The settings in a JSON file; `writer` names in errors who should have written it."""
     check_exists(path)
@@ -85,6 +90,18 @@ def not_settings(path: Path, writer: str, error: Exception) -> AdapterFileError:
     return AdapterFileError(
         f"{path} is not the settings file of an adapter saved by {writer}: {error!r:.300}."
     )
+
+
+def check_made_for(
+    folder: Path, saved: Mapping[str, object], here: Mapping[str, object], what: str = "base model"
+) -> None:
+    """Raise AdapterFileError unless saved settings are those that an adapter would have here."""
+    if different := [name for name in here if saved.get(name) != here[name]]:
+        listed = (f"{n} {shown(saved.get(n))}, here it is {here[n]!r}" for n in different)
+        raise AdapterFileError(
+            f"{folder} was made for another {what}: {', '.join(listed)}. Take the one it was "
+            "trained with."
+        )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

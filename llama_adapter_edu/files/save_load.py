@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.cartridge import put_cartridge
+from llama_adapter_edu.adapters.cartridge import cartridge_cache, put_cartridge
 from llama_adapter_edu.adapters.choice import active_adapter
 from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
@@ -70,10 +70,11 @@ def save_adapter(
     if format not in FORMATS:
         raise ValueError(f"format must be one of {tuple(FORMATS)}, got {format!r}.")
     base_model = base_model or base_name(model)
-    if isinstance(adapter_configs(model).get(name), CartridgeConfig):
-        contents = cartridge_contents(model, name, format, base_model)
+    weights = read_out(model, name)
+    if isinstance(weights, CartridgeWeights):
+        contents = cartridge_contents(model, weights, format, base_model)
     else:
-        contents = FORMATS[format](model, weights_of(model, name), base_model)
+        contents = FORMATS[format](model, weights, base_model)
     if name in vision_of(model):
         if format != "llama_adapter_edu":
             raise ValueError(
@@ -82,6 +83,14 @@ def save_adapter(
             )
         contents |= vision_contents(model, name)
     return safe_files.write_files(folder, contents)
+
+
+def read_out(model: PreTrainedModel, adapter_name: str) -> AdapterWeights | CartridgeWeights:
+    """A copy on the CPU of one of the model's adapters; ValueError if it has none of that name."""
+    config = adapter_configs(model).get(adapter_name)
+    if isinstance(config, CartridgeConfig):
+        return CartridgeWeights(config, cartridge_cache(model, adapter_name))
+    return weights_of(model, adapter_name)
 
 
 def load_adapter(
@@ -111,10 +120,8 @@ def load_adapter(
     attention_layers(model)
     file = adapter_file(source)
     folder = file.parent if file.name == CONFIG_FILE else file
-    weights, sight = _read(file, model), read_vision(model, folder, encoder)
-    n_adapted = len(getattr(weights, "prompts", ()))
-    if sight is not None and (sight.layers or 1) > n_adapted:
-        raise AdapterFileError(f"{folder}: the image encoder in it is of another adapter.")
+    weights = _read(file, model)
+    sight = read_vision(model, folder, encoder, len(getattr(weights, "prompts", ())))
     if isinstance(weights, CartridgeWeights):
         return put_cartridge(model, *weights, adapter_name)
     put_into(model, weights, adapter_name)
@@ -127,8 +134,9 @@ def _read(file: Path, model: PreTrainedModel) -> AdapterWeights | CartridgeWeigh
     """The adapter that a file of settings or tensors belongs to, whichever format it is in."""
     if file.name == CONFIG_FILE:
         kind = safe_files.read_json(file, "save_adapter").get("peft_type")
-        readers = {None: from_own, "CARTRIDGE": read_cartridge}
-        return (readers[kind] if kind in (None, "CARTRIDGE") else from_peft)(file.parent, model)
+        if kind == "CARTRIDGE":
+            return read_cartridge(file.parent, model)
+        return (from_own if kind is None else from_peft)(file.parent, model)
     tensors = safe_files.read_pickled(file)
     if is_official(tensors):
         raise AdapterFileError(

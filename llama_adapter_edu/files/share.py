@@ -12,16 +12,19 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llama_adapter_edu.adapters.cartridge import cartridge_cache
 from llama_adapter_edu.adapters.choice import active_adapter
-from llama_adapter_edu.adapters.config import CartridgeConfig
-from llama_adapter_edu.adapters.manage import adapter_configs
 from llama_adapter_edu.base_models.load import load_llama
-from llama_adapter_edu.files.download import adapter_file, base_name, openable
+from llama_adapter_edu.files.download import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_file,
+    base_name,
+    openable,
+)
 from llama_adapter_edu.files.formats.cartridge import CartridgeWeights
 from llama_adapter_edu.files.safe_files import AdapterFileError, read_json, read_metadata
-from llama_adapter_edu.files.save_load import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
-from llama_adapter_edu.files.weights import AdapterWeights, weights_of
+from llama_adapter_edu.files.save_load import load_adapter, read_out, save_adapter
+from llama_adapter_edu.files.weights import AdapterWeights
 from llama_adapter_edu.hub_names import check_hub_id, hub_errors
 
 
@@ -70,7 +73,7 @@ def push_to_hub(
         raise ValueError("data should say what the adapter was trained on: an id or a sentence.")
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder, adapter_name, format, base_model=base_model)
-        weights = _weights(model, adapter_name or active_adapter(model))
+        weights = read_out(model, adapter_name or active_adapter(model))
         card = model_card(weights, repo_id, base_model, data, format, license)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         with hub_errors(repo_id, "adapter", writing=True):
@@ -78,13 +81,6 @@ def push_to_hub(
             api.create_repo(repo_id, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=repo_id, folder_path=folder)
     return str(done.commit_url)
-
-
-def _weights(model: PreTrainedModel, adapter_name: str) -> AdapterWeights | CartridgeWeights:
-    config = adapter_configs(model)[adapter_name]
-    if isinstance(config, CartridgeConfig):
-        return CartridgeWeights(config, cartridge_cache(model, adapter_name))
-    return weights_of(model, adapter_name)
 
 
 def _about(weights: AdapterWeights | CartridgeWeights) -> str:

@@ -4,7 +4,6 @@ They lie in the adapter's folder, beside its other files. They hold what trains:
 the encoder unless it is frozen.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,15 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.files.download import VISION_FILES
-from llama_adapter_edu.files.safe_files import AdapterFileError, check_tensors, read_safetensors
+from llama_adapter_edu.files.safe_files import (
+    AdapterFileError,
+    as_json,
+    check_made_for,
+    check_tensors,
+    not_settings,
+    read_json,
+    read_safetensors,
+)
 from llama_adapter_edu.vision.attach import add_vision, image_prompt_of
 from llama_adapter_edu.vision.image_prompt import ImagePrompt
 
@@ -40,12 +47,17 @@ def vision_contents(model: PreTrainedModel, adapter_name: str) -> dict[str, byte
         settings["layers"] = vision.layers
     return {
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
-        CONFIG_FILE: (json.dumps(settings, indent=2) + "\n").encode(),
+        CONFIG_FILE: as_json(settings),
     }
 
 
-def read_vision(model: PreTrainedModel, folder: Path, encoder: nn.Module | None) -> Sight | None:
+def read_vision(
+    model: PreTrainedModel, folder: Path, encoder: nn.Module | None, n_adapted: int
+) -> Sight | None:
     """The saved numbers for this encoder, checked; None if the adapter in the folder does not see.
+
+    Args:
+        n_adapted: how many layers have prompts of this adapter.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -63,15 +75,15 @@ def read_vision(model: PreTrainedModel, folder: Path, encoder: nn.Module | None)
         )
     width = decoder_of(model).config.hidden_size
     saved, here = _read_settings(folder / CONFIG_FILE), _settings(encoder, width)
-    if different := [name for name in here if saved.get(name) != here[name]]:
-        listed = ", ".join(f"{n} {saved.get(n)!r}, here it is {here[n]!r}" for n in different)
-        raise AdapterFileError(f"{folder} was made for something else: {listed}.")
+    check_made_for(folder, saved, here, "encoder or base model")
     tensors = read_safetensors(folder / WEIGHTS_FILE)
     expected = ImagePrompt(encoder, width).trained().items()
     check_tensors(folder / WEIGHTS_FILE, tensors, {n: tuple(p.shape) for n, p in expected})
     layers = saved.get("layers")
-    if layers is not None and (not isinstance(layers, int) or layers < 1):
-        raise AdapterFileError(f"{folder}: layers must be a number of at least 1, got {layers!r}.")
+    if layers is not None and not isinstance(layers, int):
+        raise AdapterFileError(f"{folder}: layers must be a number, got {layers!r}.")
+    if not 1 <= (1 if layers is None else layers) <= n_adapted:
+        raise AdapterFileError(f"{folder}: the image encoder in it is of another adapter.")
     return Sight(tensors, layers)
 
 
@@ -94,14 +106,7 @@ def _settings(encoder: nn.Module, model_width: int) -> dict:
 
 
 def _read_settings(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"no image encoder in {path.parent}: {path.name} is missing.")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise AdapterFileError(
-            f"{path} is not the settings file written by save_adapter: {error!r}."
-        ) from error
+    settings = read_json(path, "save_adapter")
+    if settings.pop("format", None) != FORMAT:
+        raise not_settings(path, "save_adapter", ValueError(f"its format is not {FORMAT!r}"))
     return settings

@@ -13,7 +13,7 @@ of different heads cannot be put into one number.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import brought_here, decoder_of
-from llama_adapter_edu.adapters.layers.v2 import all_changes, is_norm, wanted_parts
+from llama_adapter_edu.adapters.layers.v2 import all_changes, new_part, wanted_parts
 from llama_adapter_edu.adapters.manage import adapter_configs, adapter_prompts, add_adaption_prompts
 from llama_adapter_edu.files.safe_files import FLOATS, AdapterFileError, check_tensors, shown
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS
@@ -65,20 +65,19 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
         with brought_here(prompt):
             prompts[number] = prompt.prompts.detach().cpu().clone()
             gates[number] = prompt.gate.detach().cpu().clone()
-    v2 = {}
-    for name, part in _changes(model, adapter_name).items():
-        with brought_here(part):
-            for own, numbers in part.named_parameters():
-                v2[f"{name}.{own}"] = numbers.detach().cpu().clone()
+    v2 = {name: numbers.detach().cpu().clone() for name, numbers in _v2_of(model, adapter_name)}
     if prompts:
         config = replace(config, adapter_layers=len(prompts))
     return AdapterWeights(config, prompts, gates, v2)
 
 
-def _changes(model: PreTrainedModel, adapter_name: str) -> dict[str, nn.Module]:
-    """An adapter's biases, scales and norms, by their place in the model."""
-    changes = all_changes(model)
-    return {name: parts[adapter_name] for name, parts in changes if adapter_name in parts}
+def _v2_of(model: PreTrainedModel, adapter_name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """What an adapter has of LLaMA-Adapter V2, named as in `AdapterWeights.v2`."""
+    for place, changes in all_changes(model):
+        if adapter_name in changes:
+            with brought_here(changes[adapter_name]):
+                for name, numbers in changes[adapter_name].named_parameters():
+                    yield f"{place}.{name}", numbers
 
 
 def v2_shapes(model: PreTrainedModel, config: AdaptionPromptConfig) -> dict[str, tuple[int, ...]]:
@@ -87,15 +86,12 @@ def v2_shapes(model: PreTrainedModel, config: AdaptionPromptConfig) -> dict[str,
     Raises:
         ValueError: the model cannot have such an adapter.
     """
-    shapes = {}
-    for name, module in wanted_parts(model, config).items():
-        if is_norm(module):
-            own = module.named_parameters(recurse=False)
-            shapes |= {f"{name}.{weight}": tuple(numbers.shape) for weight, numbers in own}
-        else:
-            scaled = {"output": module.out_features, "input": module.in_features}[config.scaled]
-            shapes |= {f"{name}.bias": (module.out_features,), f"{name}.scale": (scaled,)}
-    return shapes
+    parts = {n: new_part(m, config, "meta") for n, m in wanted_parts(model, config).items()}
+    return {
+        f"{name}.{own}": tuple(numbers.shape)
+        for name, part in parts.items()
+        for own, numbers in part.named_parameters()
+    }
 
 
 def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str) -> PreTrainedModel:
@@ -109,9 +105,8 @@ def put_into(model: PreTrainedModel, weights: AdapterWeights, adapter_name: str)
         for number, prompt in adapter_prompts(model, adapter_name).items():
             prompt.prompts.copy_(weights.prompts[number])
             prompt.gate.copy_(weights.gates[number])
-        for name, part in _changes(model, adapter_name).items():
-            for own, numbers in part.named_parameters():
-                numbers.copy_(weights.v2[f"{name}.{own}"])
+        for name, numbers in _v2_of(model, adapter_name):
+            numbers.copy_(weights.v2[name])
     return model
 
 
@@ -180,6 +175,22 @@ def without_tanh(weights: AdapterWeights, gate: str, n_heads: int, format: str) 
         gates = {number: heads[:1] for number, heads in gates.items()}
     config = replace(weights.config, gate=gate, gate_activation="identity")
     return replace(weights, config=config, gates=gates)
+
+
+def turned(
+    weights: AdapterWeights, shape: Mapping[str, int], turn: Callable[[Tensor, int], Tensor]
+) -> AdapterWeights:
+    """The same adapter, its biases and scales of queries and keys by `from_meta_rotary` or back.
+
+    A scale of their inputs has no heads, and stays.
+    """
+    heads = {"q_proj": shape["num_attention_heads"], "k_proj": shape["num_key_value_heads"]}
+    v2 = dict(weights.v2)
+    for name, numbers in v2.items():
+        *_, part, kind = name.split(".")
+        if part in heads and (kind == "bias" or weights.config.scaled == "output"):
+            v2[name] = turn(numbers, heads[part])
+    return replace(weights, v2=v2)
 
 
 def refuse_more(path: Path, names: Iterable[str], known: re.Pattern) -> None:

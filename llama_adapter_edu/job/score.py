@@ -10,14 +10,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_adapter_edu.data.batches import collate
-from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.data.evaluate import (
     exact_match,
     expected_answers,
     generate_answers,
+    last_answer,
     longest_answer,
 )
-from llama_adapter_edu.training.loss import answer_loss
+from llama_adapter_edu.training.loss import answer_loss_sum
 
 SHOWN, WIDTH = 5, 88  # answers that are printed, and letters of each
 SHORT = 64  # tokens. Longer answers are not compared: no two of them are the same to the letter
@@ -77,11 +77,10 @@ def mean_loss(model: PreTrainedModel, rows: Dataset, pad_token_id: int) -> float
     for start in tqdm(range(0, len(rows), BATCH), desc="loss", unit="batch"):
         some = rows.select(range(start, min(start + BATCH, len(rows))))
         batch = collate(some.to_list(), pad_token_id)
-        n_labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         with torch.no_grad():
-            total += float(answer_loss(model, batch)) * n_labelled
-        n_tokens += n_labelled
+            loss, n_labelled = answer_loss_sum(model, batch)
+        total, n_tokens = total + float(loss), n_tokens + int(n_labelled)
     return total / n_tokens
 
 
@@ -111,11 +110,8 @@ def _question(row: Mapping[str, Any]) -> str:
     """What the user said before the last answer."""
     if "instruction" in row:
         return f"{row['instruction']} {row['input']}"
-    said = question = ""
-    for turn in row["messages"]:
-        said = turn["content"] if turn["role"] == "user" else said
-        question = said if turn["role"] == "assistant" else question
-    return question
+    before = row["messages"][: last_answer(row)]
+    return next((turn["content"] for turn in reversed(before) if turn["role"] == "user"), "")
 
 
 def _line(text: str) -> str:

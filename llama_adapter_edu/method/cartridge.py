@@ -61,9 +61,9 @@ def mask_with_prefix(visible: Bool[Tensor, "#b p"], mask: Tensor, n_rows: int) -
 
     Boolean masks say what is seen; those of numbers are added to the scores, so 0 is seen.
     """
-    hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     columns = rearrange(visible, "b p -> b 1 1 p")
     if mask.dtype != torch.bool:
+        hidden = torch.finfo(mask.dtype).min
         columns = torch.zeros_like(columns, dtype=mask.dtype).masked_fill(~columns, hidden)
     rows = n_rows if len(visible) > 1 or len(mask) > 1 else 1
     columns = columns.expand(rows, mask.shape[1], mask.shape[2], -1)

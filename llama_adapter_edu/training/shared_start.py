@@ -16,7 +16,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from llama_adapter_edu.adapters.decoder import decoder_of, unwrapped
+from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.data.token_rows import Rows
 
@@ -105,7 +105,7 @@ def common_start(rows: Rows) -> int:
 @torch.no_grad()
 def _hidden_states(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "s m"]:
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    return decoder_of(unwrapped(model))(**inputs, use_cache=False).last_hidden_state[0].float()
+    return decoder_of(model)(**inputs, use_cache=False).last_hidden_state[0].float()
 
 
 def _sees(row: Int[Tensor, " s"], position: Int[Tensor, " s"]) -> Bool[Tensor, "s s"]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.choice import active_adapter, state_of
 from llama_adapter_edu.adapters.decoder import decoder_of
-from llama_adapter_edu.adapters.manage import adapter_prompts
+from llama_adapter_edu.adapters.manage import adapter_prompts, vision_of
 from llama_adapter_edu.vision.image_prompt import ImagePrompt
 
 
@@ -45,8 +45,15 @@ def add_vision(
         ValueError: the model has no such adapter, the adapter has an encoder already, or it is not
             in so many layers.
     """
-    name, decoder = check_can_see(model, adapter_name), decoder_of(model)
-    n_adapted = len(adapter_prompts(model, name))
+    name, decoder = adapter_name or active_adapter(model), decoder_of(model)
+    if name is None:
+        raise ValueError("the model has no active adapter: call add_adaption_prompts(model) first.")
+    prompts = adapter_prompts(model, name).values()
+    if not prompts or not all(hasattr(prompt, "prompts") for prompt in prompts):
+        raise ValueError(f"adapter {name!r} has no prompts, to which a picture is added.")
+    if name in vision_of(model):
+        raise ValueError(f"adapter {name!r} has an image encoder already.")
+    n_adapted = len(prompts)
     if layers is not None and not 1 <= layers <= n_adapted:
         raise ValueError(f"layers must be 1 to {n_adapted}, as many have prompts, got {layers!r}.")
     if not hasattr(decoder, "vision"):
@@ -55,24 +62,6 @@ def add_vision(
     if name != state_of(model).active:
         decoder.vision[name].set_trains(False)
     return model
-
-
-def check_can_see(model: PreTrainedModel, adapter_name: str | None = None) -> str:
-    """The adapter's name; ValueError if the model lacks it or it has an image encoder already."""
-    name = adapter_name or active_adapter(model)
-    if name is None:
-        raise ValueError("the model has no active adapter: call add_adaption_prompts(model) first.")
-    prompts = adapter_prompts(model, name).values()
-    if not prompts or not all(hasattr(prompt, "prompts") for prompt in prompts):
-        raise ValueError(f"adapter {name!r} has no prompts, to which a picture is added.")
-    if name in vision_of(model):
-        raise ValueError(f"adapter {name!r} has an image encoder already.")
-    return name
-
-
-def vision_of(model: PreTrainedModel) -> nn.ModuleDict:
-    """The `ImagePrompt` of each adapter that sees, by adapter name."""
-    return getattr(decoder_of(model), "vision", None) or nn.ModuleDict()
 
 
 def image_prompt_of(model: PreTrainedModel, adapter_name: str | None = None) -> ImagePrompt:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_adapter_edu.adapters.choice import AdapterState
-from llama_adapter_edu.adapters.decoder import brought_here, compute_device
+from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of, of_thread
 from llama_adapter_edu.method.float32 import Float32Module
 
@@ -28,23 +28,22 @@ class Changes(nn.ModuleDict):
 class NormWeights(Float32Module):
     """An adapter's own weights of a norm, at first those of the base."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, device: torch.device | str) -> None:
         super().__init__()
-        device = compute_device(norm)
         with brought_here(norm):
             for name, weight in norm.named_parameters(recurse=False):
                 own = weight.detach().to(device, torch.float32, copy=True)
                 self.register_parameter(name, nn.Parameter(own))
 
 
-class _WithWeights:
-    """A norm as its forward sees it, with other weights. No weight of the norm itself is moved."""
+class SeenWith:
+    """A module as a function sees it, with other weights or another config; it keeps its own."""
 
-    def __init__(self, norm: nn.Module, weights: dict[str, Tensor]) -> None:
-        self.norm, self.weights = norm, weights
+    def __init__(self, module: nn.Module, **others: Any) -> None:
+        self.module, self.others = module, others
 
     def __getattr__(self, name: str) -> Any:
-        return self.weights[name] if name in self.weights else getattr(self.norm, name)
+        return self.others[name] if name in self.others else getattr(self.module, name)
 
 
 class _Remembering:
@@ -116,7 +115,7 @@ def _after_norm(norm: nn.Module, args: tuple, output: Tensor) -> Tensor:
 
     def normed(part: NormWeights, x: Tensor, y: Tensor) -> Tensor:
         weights = {n: w.to(getattr(norm, n).dtype) for n, w in part.named_parameters()}
-        return forward(_WithWeights(norm, weights), x)
+        return forward(SeenWith(norm, **weights), x)
 
     return _of_rows(norm.changes, normed, args[0], output)
 

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_adapter_edu.adapters.choice import Choice
+from llama_adapter_edu.adapters.choice import Choice, names_in
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.method.cartridge import (
     Cartridge,
@@ -76,8 +76,7 @@ def _prefix(attention: nn.Module, choice: Choice) -> tuple[Pair, list[int]] | No
 
     Shorter ones are filled up on the left.
     """
-    names = choice if isinstance(choice, tuple) else (choice,)
-    parts = attention.adaption_prompts
+    names, parts = names_in(choice), attention.adaption_prompts
     with_one = {n for n in names if n in parts and isinstance(parts[n], Cartridge)}
     if not with_one:
         return None

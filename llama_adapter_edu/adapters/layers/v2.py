@@ -9,12 +9,13 @@ as prompts are.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapters.choice import state_of
 from llama_adapter_edu.adapters.config import AdaptionPromptConfig
 from llama_adapter_edu.adapters.decoder import compute_device, decoder_of, unwrapped
 from llama_adapter_edu.adapters.layers.changes import (
@@ -33,14 +34,13 @@ def changeable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     Raises:
         ValueError: a part of the model that computes is neither.
     """
-    model = unwrapped(model)
     decoder = decoder_of(model)
     for number, layer in enumerate(decoder.layers):
         yield from _inside(layer, f"layers.{number}")
     for name, module in decoder.named_children():
         if is_norm(module):
             yield name, module
-    head = model.get_output_embeddings()
+    head = unwrapped(model).get_output_embeddings()
     if head is not None:
         yield "lm_head", head
 
@@ -95,25 +95,27 @@ def wanted_parts(model: PreTrainedModel, config: AdaptionPromptConfig) -> dict[s
 
 def add_changes(model: PreTrainedModel, config: AdaptionPromptConfig, adapter_name: str) -> None:
     """Give an adapter its biases, scales and norms, which change nothing yet."""
-    parts = wanted_parts(model, config)
-    model = unwrapped(model)
-    state, layers = decoder_of(model).adapter_state, decoder_of(model).layers
+    parts, model = wanted_parts(model, config), unwrapped(model)
+    state, layers = state_of(model), decoder_of(model).layers
     if parts and not hasattr(layers[0], "has_changes"):
         for layer in layers:
             hook_layer(layer, state)
     for module in parts.values():
         if not hasattr(module, "changes"):
             (hook_norm if is_norm(module) else hook_linear)(module, state)
-        module.changes[adapter_name] = _part(module, config)
+        module.changes[adapter_name] = new_part(module, config, compute_device(module))
     if "lm_head" in parts and "resize_token_embeddings" not in vars(model):
-        model.resize_token_embeddings = Resize(model)
+        model.resize_token_embeddings = partial(_resize, model)
 
 
-def _part(module: nn.Module, config: AdaptionPromptConfig) -> nn.Module:
+def new_part(
+    module: nn.Module, config: AdaptionPromptConfig, device: torch.device | str
+) -> nn.Module:
+    """What an adapter of these settings has at a linear layer or norm; it changes nothing yet."""
     if is_norm(module):
-        return NormWeights(module)
+        return NormWeights(module, device)
     widths = module.in_features, module.out_features
-    return BiasScale(*widths, scaled=config.scaled, device=compute_device(module))
+    return BiasScale(*widths, scaled=config.scaled, device=device)
 
 
 def all_changes(model: PreTrainedModel) -> list[tuple[str, Changes]]:
@@ -125,28 +127,23 @@ def all_changes(model: PreTrainedModel) -> list[tuple[str, Changes]]:
     return [(name, changes) for name, changes in found if isinstance(changes, Changes)]
 
 
-class Resize:
+def _resize(model: PreTrainedModel, *args, **kwargs) -> nn.Module:
     """`model.resize_token_embeddings`, which makes a new head: the adapters' changes go along.
 
     A new token has bias 0 and scale 1.
     """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def __call__(self, *args, **kwargs) -> Any:
-        old = self.model.get_output_embeddings()
-        embeddings = type(self.model).resize_token_embeddings(self.model, *args, **kwargs)
-        head = self.model.get_output_embeddings()
-        if head is not old:
-            hook_linear(head, old.changes.state)
-            head.changes.update(old.changes)
-        for part in head.changes.values():
-            trains = part.bias.requires_grad
-            for name, value in part.named_parameters():
-                if name == "bias" or part.scaled == "output":
-                    wider = torch.full((head.out_features,), float(name == "scale")).to(value)
-                    both = min(len(wider), len(value))
-                    wider[:both] = value.detach()[:both]
-                    setattr(part, name, nn.Parameter(wider, requires_grad=trains))
-        return embeddings
+    old = model.get_output_embeddings()
+    embeddings = type(model).resize_token_embeddings(model, *args, **kwargs)
+    head = model.get_output_embeddings()
+    if head is not old:
+        hook_linear(head, old.changes.state)
+        head.changes.update(old.changes)
+    for part in head.changes.values():
+        trains = part.bias.requires_grad
+        for name, value in part.named_parameters():
+            if name == "bias" or part.scaled == "output":
+                wider = torch.full((head.out_features,), float(name == "scale")).to(value)
+                both = min(len(wider), len(value))
+                wider[:both] = value.detach()[:both]
+                setattr(part, name, nn.Parameter(wider, requires_grad=trains))
+    return embeddings

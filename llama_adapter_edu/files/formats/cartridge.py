@@ -16,19 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llama_adapter_edu.adapters.cartridge import KeysValues, cartridge_cache
+from llama_adapter_edu.adapters.cartridge import KeysValues
 from llama_adapter_edu.adapters.config import CartridgeConfig
 from llama_adapter_edu.adapters.decoder import attention_layers
-from llama_adapter_edu.adapters.manage import adapter_configs
 from llama_adapter_edu.files import safe_files
 from llama_adapter_edu.files.download import CONFIG_FILE, WEIGHTS_FILE, openable, two_files
-from llama_adapter_edu.files.safe_files import (
-    FLOATS,
-    AdapterFileError,
-    check_tensors,
-    not_settings,
-    shown,
-)
+from llama_adapter_edu.files.safe_files import FLOATS, check_tensors, not_settings
 
 KIND, TENSOR = "CARTRIDGE", "prompt_embeddings"
 LAYOUT = "l two g p d -> p (l two g d)"
@@ -42,7 +35,7 @@ class CartridgeWeights(NamedTuple):
 
 
 def cartridge_contents(
-    model: PreTrainedModel, adapter_name: str, format: str, base_model: str | None
+    model: PreTrainedModel, weights: CartridgeWeights, format: str, base_model: str | None
 ) -> dict[str, bytes]:
     """The content of the two files, by file name.
 
@@ -51,18 +44,23 @@ def cartridge_contents(
     """
     if format not in ("llama_adapter_edu", "peft"):
         raise ValueError(f'{format} holds no cartridges: take format="peft".')
-    if format == "peft" and (problem := _peft_differs(model)):
-        raise ValueError(f"PEFT cannot use this cartridge: {problem}.")
-    cache = cartridge_cache(model, adapter_name)
+    base = attention_layers(model)[0].config
+    slides = "sliding_attention" in (getattr(base, "layer_types", None) or ())
+    if format == "peft" and slides and getattr(base, "sliding_window", None):
+        raise ValueError(
+            "PEFT cannot use this cartridge: the model has a sliding window, out of which the "
+            "cartridge would slide there."
+        )
+    config, cache = weights
     shapes = {tuple(x.shape) for pair in cache.values() for x in pair}
     if len(shapes) > 1:
         raise ValueError(f"PEFT's format has one shape for all layers, here they are {shapes}.")
     [(groups, _, width)] = shapes
-    config = {
+    settings = {
         "peft_type": KIND,
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": openable(base_model),
-        **adapter_configs(model)[adapter_name].settings(),
+        **config.settings(),
         "num_layers": len(cache),
         "num_attention_heads": groups,
         "token_dim": groups * width,
@@ -71,7 +69,7 @@ def cartridge_contents(
     }
     pairs = torch.stack([torch.stack(pair) for pair in cache.values()])
     tensors = {TENSOR: rearrange(pairs, LAYOUT).contiguous()}
-    return two_files(config, tensors, base_model)
+    return two_files(settings, tensors, base_model)
 
 
 def read_cartridge(folder: Path, model: PreTrainedModel) -> CartridgeWeights:
@@ -89,11 +87,9 @@ def read_cartridge(folder: Path, model: PreTrainedModel) -> CartridgeWeights:
     except (KeyError, TypeError, ValueError) as error:
         raise not_settings(path, "PEFT", error) from error
     layers = attention_layers(model)
-    groups, width = _heads(model)
+    groups, width = layers[0].config.num_key_value_heads, layers[0].head_dim
     here = {"num_layers": len(layers), "num_attention_heads": groups, "token_dim": groups * width}
-    if different := [name for name in here if settings.get(name) != here[name]]:
-        listed = (f"{n} {shown(settings.get(n))}, here it is {here[n]}" for n in different)
-        raise AdapterFileError(f"{folder} was made for another base model: {', '.join(listed)}.")
+    safe_files.check_made_for(folder, settings, here)
     path = folder / WEIGHTS_FILE
     tensors = safe_files.read_safetensors(path)
     shape = config.num_virtual_tokens, len(layers) * 2 * groups * width
@@ -105,18 +101,3 @@ def _by_layer(packed: Float[Tensor, "p n"], n_layers: int, groups: int) -> dict[
     back = " -> ".join(reversed(LAYOUT.split(" -> ")))
     pairs = rearrange(packed, back, l=n_layers, two=2, g=groups)
     return {number: (pair[0], pair[1]) for number, pair in enumerate(pairs)}
-
-
-def _heads(model: PreTrainedModel) -> tuple[int, int]:
-    """Key/value heads and their width."""
-    attention = attention_layers(model)[0]
-    return attention.config.num_key_value_heads, attention.head_dim
-
-
-def _peft_differs(model: PreTrainedModel) -> str:
-    """Why PEFT computes something else with a cartridge in this model; "" if it does not."""
-    config = attention_layers(model)[0].config
-    kinds = getattr(config, "layer_types", None) or []
-    if getattr(config, "sliding_window", None) and "sliding_attention" in kinds:
-        return "the model has a sliding window, out of which the cartridge would slide there"
-    return ""

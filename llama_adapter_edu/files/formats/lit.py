@@ -17,6 +17,7 @@ and keys, litgpt that of transformers.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,20 +37,27 @@ from llama_adapter_edu.files.weights import (
     from_tensors,
     refuse_more,
     to_meta_rotary,
+    turned,
     v2_shapes,
     without_tanh,
 )
 
 PROMPTS, GATE = "adapter_wte.weight", "gating_factor"
 KEY = re.compile(rf"transformer\.h\.(0|[1-9][0-9]{{0,5}})\.attn\.(?:{re.escape(PROMPTS)}|{GATE})")
-FUSED = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"
-OURS = (*FUSED, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-OURS = (*OURS, "input_layernorm", "post_attention_layernorm")
-LITGPT = (*["attn.qkv"] * 3, "attn.proj", "mlp.fc_1", "mlp.fc_2", "mlp.proj", "norm_1", "norm_2")
-LIT_LLAMA = (*["attn.c_attn"] * 3, "attn.c_proj", "mlp.c_fc1", "mlp.c_fc2", "mlp.c_proj")
-LIT_LLAMA = (*LIT_LLAMA, "rms_1", "rms_2")
+NAMES = {  # inside a layer: ours, litgpt's, lit-llama's
+    "self_attn.q_proj": ("attn.qkv", "attn.c_attn"),
+    "self_attn.k_proj": ("attn.qkv", "attn.c_attn"),
+    "self_attn.v_proj": ("attn.qkv", "attn.c_attn"),
+    "self_attn.o_proj": ("attn.proj", "attn.c_proj"),
+    "mlp.gate_proj": ("mlp.fc_1", "mlp.c_fc1"),
+    "mlp.up_proj": ("mlp.fc_2", "mlp.c_fc2"),
+    "mlp.down_proj": ("mlp.proj", "mlp.c_proj"),
+    "input_layernorm": ("norm_1", "rms_1"),
+    "post_attention_layernorm": ("norm_2", "rms_2"),
+}
+THEIRS = "|".join(name for pair in NAMES.values() for name in pair)
 V2_KEY = re.compile(
-    rf"(?:transformer\.h\.\d{{1,6}}\.(?:{'|'.join(sorted({*LITGPT, *LIT_LLAMA}))})"
+    rf"(?:transformer\.h\.\d{{1,6}}\.(?:{THEIRS})"
     r"|transformer\.ln_f|lm_head)\.(adapter_bias|adapter_scale|weight|scale)"
 )
 
@@ -71,20 +79,18 @@ def to_lit_llama(model: PreTrainedModel, weights: AdapterWeights, base_model: st
 def _tensors(
     model: PreTrainedModel, weights: AdapterWeights, gate_shape: tuple, *, meta: bool
 ) -> dict:
-    if problem := _lit_differs(model) or _v2_differs(weights):
+    problem = _lit_differs(model)
+    if weights.config.bias_scale and weights.config.scaled != "output":
+        problem = "it scales the output of linear layers, and this adapter their input"
+    if problem:
         raise ValueError(f"litgpt cannot use this adapter: {problem}.")
     shape = base_shape(model)
     layout = Layout(_keys, (weights.config.adapter_len, -1), gate_shape)
     n_heads = shape["num_attention_heads"]
     tensors = as_tensors(without_tanh(weights, "per_head", n_heads, "litgpt"), layout)
-    for key, names in _fused(weights.v2, meta=meta).items():
-        parts = [
-            to_meta_rotary(weights.v2[name], n)
-            if meta and (n := _n_heads(name, shape))
-            else weights.v2[name]
-            for name in names
-        ]
-        tensors[key] = torch.cat(parts)
+    v2 = (turned(weights, shape, to_meta_rotary) if meta else weights).v2
+    for key, names in _fused(v2, meta=meta).items():
+        tensors[key] = torch.cat([v2[name] for name in names])
     return tensors
 
 
@@ -133,14 +139,14 @@ def from_lit(path: Path, tensors: Mapping[str, Tensor], model: PreTrainedModel) 
     apart: dict[str, Tensor] = {}
     for key, names in fused.items():
         parts = found.v2[key].split([shapes[name][0] for name in names])
-        for name, part in zip(names, parts, strict=True):
-            turned = meta and _n_heads(name, shape)
-            apart[name] = from_meta_rotary(part, turned) if turned else part
-    return AdapterWeights(found.config, found.prompts, found.gates, apart)
+        apart |= zip(names, parts, strict=True)
+    weights = replace(found, v2=apart)
+    return turned(weights, shape, from_meta_rotary) if meta else weights
 
 
 def _keys(number: int) -> tuple[str, str]:
-    return tuple(f"transformer.h.{number}.attn.{part}" for part in (PROMPTS, GATE))
+    attention = f"transformer.h.{number}.attn"
+    return f"{attention}.{PROMPTS}", f"{attention}.{GATE}"
 
 
 def _fused(names: Mapping[str, object], *, meta: bool) -> dict[str, list[str]]:
@@ -149,7 +155,7 @@ def _fused(names: Mapping[str, object], *, meta: bool) -> dict[str, list[str]]:
     Raises:
         ValueError: litgpt has no such layer.
     """
-    theirs = dict(zip(OURS, LIT_LLAMA if meta else LITGPT, strict=True))
+    theirs = {ours: lit_llama if meta else litgpt for ours, (litgpt, lit_llama) in NAMES.items()}
     fused: dict[str, list[str]] = {}
     for name in names:
         place, _, kind = name.rpartition(".")
@@ -168,18 +174,6 @@ def _fused(names: Mapping[str, object], *, meta: bool) -> dict[str, list[str]]:
             raise ValueError(f"litgpt has no layer like {name.rpartition('.')[0]} of this model.")
         fused.setdefault(f"{place}.{kind}", []).append(name)
     return fused
-
-
-def _n_heads(name: str, shape: dict) -> int:
-    """How many heads a tensor of queries or keys has; 0 if it is of something else."""
-    query, key = (f".{part}." in name for part in FUSED[:2])
-    return query * shape["num_attention_heads"] + key * shape["num_key_value_heads"]
-
-
-def _v2_differs(weights: AdapterWeights) -> str:
-    if weights.config.bias_scale and weights.config.scaled != "output":
-        return "it scales the output of linear layers, and this adapter their input"
-    return ""
 
 
 def _lit_differs(model: PreTrainedModel) -> str:

@@ -44,18 +44,16 @@ from llama_adapter_edu.files.weights import (
     from_tensors,
     put_into,
     refuse_more,
+    turned,
     v2_shapes,
 )
 
 PROMPTS = "adapter_query.weight"
 NUMBER = r"layers\.(0|[1-9][0-9]{0,5})"
 GATE = re.compile(rf"{NUMBER}\.attention\.gate")
-PLACES = {f"self_attn.{n}_proj": f"attention.w{n}" for n in "qkvo"}
-PLACES |= {
-    f"mlp.{n}_proj": f"feed_forward.w{i}"
-    for n, i in zip(("gate", "down", "up"), "123", strict=True)
-}
-NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"}
+NAMES = {f"self_attn.{n}_proj.": f"attention.w{n}_" for n in "qkvo"}
+NAMES |= {f"mlp.{n}_proj.": f"feed_forward.w{i}_" for i, n in enumerate(("gate", "down", "up"), 1)}
+NAMES |= {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"}
 V2 = re.compile(
     rf"{NUMBER}\.(?:attention\.w[qkvo]|feed_forward\.w[123])_(?:bias|scale)"
     rf"|(?:{NUMBER}\.(?:attention|ffn)_)?norm\.weight"
@@ -117,11 +115,7 @@ def load_official_adapter(
     shapes = v2_shapes(model, config)
     tensors |= _named_as_here(v2, shapes)
     weights = from_tensors(path, tensors, config, n_layers, layout, shapes)
-    for name, numbers in weights.v2.items():
-        for part, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads")):
-            if name.endswith(f".{part}_proj.bias"):
-                weights.v2[name] = from_meta_rotary(numbers, shape[heads])
-    return put_into(model, weights, adapter_name)
+    return put_into(model, turned(weights, shape, from_meta_rotary), adapter_name)
 
 
 def is_official(names: Iterable[str]) -> bool:
@@ -163,14 +157,10 @@ def _named_as_here(v2: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) ->
     """Their tensors of V2 by our names, with biases of 0 or scales of 1 where they have none."""
     ours = {}
     for name, shape in shapes.items():
-        layer = re.fullmatch(r"layers\.(\d+)\.([\w.]+)\.(bias|scale|weight)", name)
-        if layer is None:
-            key = name  # the last norm; the head, which they leave as it is
-        elif layer[2] in NORMS:
-            key = f"layers.{layer[1]}.{NORMS[layer[2]]}.weight"
-        else:
-            key = f"layers.{layer[1]}.{PLACES.get(layer[2])}_{layer[3]}"
-        kind = f"_{name.rpartition('.')[2]}"
+        key, kind = name, f"_{name.rpartition('.')[2]}"
+        for here, theirs in NAMES.items():
+            key = key.replace(here, theirs)
+        # They leave the head as it is.
         absent = name.startswith("lm_head.") or not any(k.endswith(kind) for k in v2)
         if key in v2:
             ours[name] = v2.pop(key)

@@ -84,16 +84,7 @@ def _read_config(path: Path, shape: dict) -> AdaptionPromptConfig:
         if saved["adapter_layers"] is None:
             raise ValueError("adapter_layers is null, and a saved adapter has a number of them")
         config = AdaptionPromptConfig(**saved)
-        different = [
-            f"{name} {shown(base.get(name))}, this model has {value!r}"
-            for name, value in shape.items()
-            if base.get(name) != value
-        ]
     except (KeyError, TypeError, ValueError) as error:
         raise not_settings(path, "save_adapter", error) from error
-    if different:
-        raise AdapterFileError(
-            f"{path.parent} was made for another base model: {', '.join(different)}. Load the base "
-            "it was trained on."
-        )
+    safe_files.check_made_for(path.parent, base, shape)
     return config
