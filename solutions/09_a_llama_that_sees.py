@@ -1152,10 +1152,11 @@ microscope(llama, tokenizer, ids, images=test_images[pair[0] : pair[0] + 1])
 microscope(llama, tokenizer, ids, images=test_images[pair[1] : pair[1] + 1])
 
 # %% [markdown]
-# The first token's reads stay. Its vector is far longer than the others, so what the picture adds hardly
-# turns it. Long it is in the bare Llama too: lesson 10 comes back to this token. All others read
-# elsewhere for another picture, in the layers above the lowest. But reads say only *where* a token
-# looks. *What* it gets there, the value, holds the picture in every layer, the lowest too.
+# The first token's reads stay. Its vector is far longer than those of the others, so what the picture
+# adds hardly turns it. Below the lowest adapted layer no prompt acts, so that length is the bare
+# Llama's own. Lesson 10 comes back to this token. All others read elsewhere for another picture, in the
+# layers above the lowest. But reads say only *where* a token looks. *What* it gets there, the value,
+# holds the picture in every layer, the lowest too.
 #
 # ## Keep it
 #

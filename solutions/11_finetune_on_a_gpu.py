@@ -1597,14 +1597,14 @@ def marked(run: dict, mark: str) -> float:
     return sum(mark in answer for answer in answers) / len(answers)
 
 
-print("                         answers with {   with STOP        loss, rows of the values' expert")
+print("keys of    values of  answers with {  with STOP       loss on rows of the values' expert")
 for keys_of in kinds:
     for values_of in kinds:
         runs = runs_of(keys_of, values_of)
         braces = " ".join(f"{marked(run, '{'):4.0%}" for run in runs)
         stops = " ".join(f"{marked(run, 'STOP'):4.0%}" for run in runs)
         nats = " ".join(f"{run[f'asked for {values_of}']['loss']:.2f}" for run in runs)
-        print(f"K {keys_of:9}  V {values_of:9}  {braces:15}  {stops:15}  {nats}")
+        print(f"{keys_of:9}  {values_of:9}  {braces:14}  {stops:14}  {nats}")
 mixed = [run for pair in (kinds, kinds[::-1]) for run in runs_of(*pair)]
 verdicts = [v for run in mixed for kind in kinds for v in run[f"asked for {kind}"]["right"]]
 print(f"right answers of the mixes: {sum(verdicts)} of {len(verdicts)}")
