@@ -1733,8 +1733,8 @@ plt.show()
 
 # %% [markdown]
 # The **prompt microscope** shows it for every token. Point at the tokens, or go to them with the tab
-# key. Choose one head: its strip has a row for each layer, the top layer above. Can you find a head
-# that reads mostly the same prompt, whatever the token?
+# key. Choose one head: its strip has a row for each layer, the top layer above. Is there a head that has
+# the same favourite prompt at every token?
 
 # %% tags=["nbval-ignore-output"]
 microscope(adapted, tokenizer, question)
@@ -1745,7 +1745,7 @@ print("prompts that are the favourite of some token, for each head:", end=" ")
 print(f"{min(favourites)} to {max(favourites)}, {sum(favourites) / len(favourites):.1f} on average")
 
 # %% [markdown]
-# No head here reads one prompt from everywhere. Ten prompts are more than ten constants: each token
+# No head has the same favourite everywhere. Ten prompts are more than ten constants: each token
 # gets a mix of its own.
 #
 # ## What you have built

@@ -1133,7 +1133,7 @@ least = min(tokens, key=lambda place: moved[place])
 of_moved.compare(tokens[least] if moved[least] < 0.1 else "all move more than a tenth")
 
 # %% tags=["nbval-ignore-output"]
-# alt: For two pictures, labelled 3 and 8, what the token digit reads: a row for each of the adapted layers, a column for each prompt. The lowest row is the same in both. In layer 28 the brightest cell of the 3, prompt 8, is dim for the 8.
+# alt: For two pictures, labelled 3 and 8, what the token digit reads: a row for each of the adapted layers, a column for each prompt. The row of layer 22, the lowest of them, is the same in both. In layer 28 the brightest cell of the 3, prompt 8, is dim for the 8.
 _, axes = plt.subplots(ncols=2, figsize=(7, 3))
 for ax, number in zip(axes, pair, strict=True):
     plot_reads(ax, llama, ids, names.index("digit"), images=test_images[number : number + 1])
