@@ -76,7 +76,8 @@ site: $(VENV)/browser  ## build the course site, build/site/index.html
 test-site: site  ## open every page of the site in Chromium
 	$(RUN) -m pytest tests/browser/test_site.py
 
-test-figures: $(VENV)/browser  ## the figures that move, in Chromium: by keyboard, in notebooks, for axe
+test-figures: $(VENV)/browser  ## JavaScript linted; the figures that move, in Chromium: by keyboard, in notebooks, for axe
+	$(VENV)/bin/oxlint --deny-warnings llama_adapter_edu/course/figures/js docs/_static
 	$(RUN) -m pytest tests/browser/test_figures.py tests/browser/test_microscope.py tests/browser/test_token_way.py
 
 test-jupyter: $(VENV)/browser  ## solve exercises in JupyterLab in Chromium; ARGS="-k 03" for one

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.measure import RESULTS
-from benchmarks.report_more import five_ways, mixed_adapters, several_gpus
+from benchmarks.report_more import five_ways, mixed_adapters, several_gpus, swapped_halves
 from benchmarks.report_speed import speed, trials
 from tools.marked import replace_marked
 
@@ -120,12 +120,12 @@ def for_readme() -> str:
 
 def for_docs() -> str:
     """All results; links lead from docs/ to the files."""
-    stored = read(STORED, "quality", "vision", "many_papers")
+    stored = read(STORED, "quality", "vision", "many_papers", "swap_experts")
     timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings", "time_to_95")
     more = read(RESULTS, "several_gpus", "mixed_adapters")
     parts = [quality(stored["quality"]), vision(stored["vision"]), speed(timed)]
     parts += [several_gpus(more["several_gpus"]), mixed_adapters(more["mixed_adapters"])]
-    parts.append(five_ways(stored["many_papers"]))
+    parts += [five_ways(stored["many_papers"]), swapped_halves(stored["swap_experts"])]
     text = "\n\n".join("\n".join(part) for part in parts)
     return re.sub(r"\]\((?!https?:)", "](../", text)
 

@@ -1,4 +1,4 @@
-"""Tables of several GPUs, of mixed adapters and of five ways, for docs/measured.md."""
+"""Tables of several GPUs, mixed adapters, five ways and swapped halves, for docs/measured.md."""
 
 from statistics import mean
 
@@ -106,6 +106,39 @@ def five_ways(stored: dict) -> list[str]:
             for way, runs in rows
         ),
     ]
+
+
+def swapped_halves(stored: dict) -> list[str]:
+    """What a Llama answers with the keys of one expert and the values of another."""
+    about, training = stored["conditions"], stored["runs"][0]["training"]
+    mixes = dict.fromkeys((run["keys"], run["values"]) for run in stored["runs"])
+    n_seeds = len({run["seed"] for run in stored["runs"]})
+    return [
+        "## Keys of one expert, values of another",
+        "",
+        "Two experts of one Llama, home commands and telegrams ([swap_experts.json]"
+        "(llama_adapter_edu/course/results/swap_experts.json), "
+        "[`python -m benchmarks.swap_experts`](benchmarks/swap_experts.py)): "
+        f"{training['steps']} steps of {training['batch_size']} rows each, {n_seeds} seeds, on "
+        f"{about['device']}. Gates go with the values. Losses in nats a token on {about['rows']} "
+        "unseen rows of each kind; marks: the share of all answers that have a brace, or STOP. "
+        "Means of the seeds, in brackets the lowest and the highest.",
+        "",
+        "| keys | values and gates | loss, commands | loss, telegrams | brace | STOP |",
+        "|---|---|--:|--:|--:|--:|",
+        *(f"| {keys} | {values} | {_halves(stored, keys, values)} |" for keys, values in mixes),
+    ]
+
+
+def _halves(stored: dict, keys: str, values: str) -> str:
+    runs = [run for run in stored["runs"] if (run["keys"], run["values"]) == (keys, values)]
+    asked = [(run["asked for commands"], run["asked for telegrams"]) for run in runs]
+    losses = ([of["loss"] for of in kind] for kind in zip(*asked, strict=True))
+    said = [first["answers"] + second["answers"] for first, second in asked]
+    marked = ([mean(mark in text for text in texts) for texts in said] for mark in ("{", "STOP"))
+    shown = [f"{mean(x):.2f} ({min(x):.2f} to {max(x):.2f})" for x in losses]
+    shown += [f"{mean(x):.0%} ({min(x):.0%} to {max(x):.0%})" for x in marked]
+    return " | ".join(shown)
 
 
 def _both(runs: list[dict]) -> str:

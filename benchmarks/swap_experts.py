@@ -1,11 +1,10 @@
 """Two experts, and the keys of one with the values of the other: whose answer comes?
 
-    python -m benchmarks.swap_experts       # 3 seeds; benchmarks/results/swap_experts.json
+    python -m benchmarks.swap_experts       # 3 seeds: about an hour on one core of a CPU
 
 Home commands and telegrams are learnt as two adapters of one Llama. Then every mix of keys and
-values is asked for both kinds of answer. The gates go with the values: they multiply them. The
-paper arXiv 2508.17032 finds in trained key/value caches that keys route and values
-hold what was learnt.
+values is asked for both kinds of answer. The gates go with the values: they multiply them.
+arXiv 2508.17032 finds in trained key/value caches that keys route and values hold what was learnt.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.measure import RESULTS, conditions
+from benchmarks.measure import conditions
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     TrainingConfig,
@@ -38,6 +37,7 @@ from llama_adapter_edu.course.tasks.telegrams import style_score, telegrams
 
 EXPERTS = {"commands": home_commands, "telegrams": telegrams}
 MIXED = "mixed"
+OUTPUT = Path(__file__).resolve().parents[1] / "llama_adapter_edu/course/results/swap_experts.json"
 
 
 class Mixed(nn.Module):
@@ -118,13 +118,13 @@ def one_seed(seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=24, help="of each expert")
+    parser.add_argument("--steps", type=int, default=120, help="of each expert")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--init-std", type=float, default=0.3)
-    parser.add_argument("--rows", type=int, default=4, help="of each kind, to ask with")
+    parser.add_argument("--rows", type=int, default=20, help="of each kind, to ask with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", help="another base than the course's Llama")
-    parser.add_argument("--output", type=Path, default=RESULTS / "swap_experts.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
     settings = {"init_std": options.init_std, "rows": options.rows}
     records: list[dict[str, Any]] = []

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from llama_adapter_edu import (
     AdaptionPrompt,
     add_adaption_prompts,
+    gate_openings,
     gated_prompt_attention,
     load_llama,
     prompt_weights,
@@ -41,7 +42,16 @@ from llama_adapter_edu.course import (
     predict,
     unpacked,
 )
-from llama_adapter_edu.course.figures import BLUE, ORANGE, heatmap, plot_loss, use_style
+from llama_adapter_edu.course.figures import (
+    BLUE,
+    ORANGE,
+    heatmap,
+    microscope,
+    plot_loss,
+    plot_reads,
+    prompt_reads,
+    use_style,
+)
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import encode, encode_prompt
@@ -1683,8 +1693,61 @@ for name, x in sizes.items():
 # Tokens reach the projections normed, at less than half the prompts' size. So the prompts' scores
 # are larger and their softmax is sharper. The authors' code starts this way too. In the library the
 # start is a setting: `init_std`.
+#
+# ## Under the microscope
+#
+# The weights above are those before the gate. What a head adds of a prompt's value is its weight
+# times the opening of the gate. Call that a **read**. `prompt_reads` gives all of them: `(l h s p)`,
+# with `l` for the layers.
+
+# %% tags=["nbval-ignore-output"]
+of_reads = predict(
+    "Add up the sizes of all reads of one token. Which token reads the most?",
+    options=["the first token", "the last token", "one between them", "all read as much"],
+    mine=...,
+)
+
+# %%
+_, reads = prompt_reads(adapted, question)
+by_token = reduce(reads.abs(), "l h s p -> s", "sum")
+equal = torch.allclose(by_token, by_token.mean().expand_as(by_token), rtol=1e-4)
+print("all tokens read as much:", equal)
+opened = gate_openings(adapted).abs().sum()
+print("it is the sum of all openings:", torch.allclose(by_token, opened, rtol=1e-4))
+
+# %% tags=["nbval-ignore-output"]
+ends = {0: "the first token", len(by_token) - 1: "the last token"}
+most = ends.get(int(by_token.argmax()), "one between them")
+of_reads.compare("all read as much" if equal else most)
 
 # %% [markdown]
+# A head's weights sum to 1. So **how much** it reads is up to its gate alone, for every token alike.
+# What the token decides is **which** prompts. The picture shows the last token, after which the
+# answer begins. The size of a cell is the sum over the heads, whatever their signs.
+
+# %% tags=["nbval-ignore-output"]
+# alt: A heatmap with a row for each layer and a column for each prompt: what the last token reads. Most cells are dark. The brightest are all in the upper half of the layers, the very brightest is prompt 8 in the top layer.
+_, ax = plt.subplots(figsize=(6, 4.5))
+plot_reads(ax, adapted, question)
+plt.show()
+
+# %% [markdown]
+# The **prompt microscope** shows it for every token. Point at the tokens, or go to them with the tab
+# key. Choose one head: its strip has a row for each layer, the top layer above. Is there a head that has
+# the same favourite prompt at every token?
+
+# %% tags=["nbval-ignore-output"]
+microscope(adapted, tokenizer, question)
+
+# %% tags=["nbval-ignore-output"]
+favourites = [len(head.unique()) for layer in reads.abs().argmax(dim=-1) for head in layer]
+print("prompts that are the favourite of some token, for each head:", end=" ")
+print(f"{min(favourites)} to {max(favourites)}, {sum(favourites) / len(favourites):.1f} on average")
+
+# %% [markdown]
+# No head has the same favourite everywhere. Ten prompts are more than ten constants: each token
+# gets a mix of its own.
+#
 # ## What you have built
 #
 # * A choice of layers that means what it says, also for zero.

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from llama_adapter_edu import (
     AdaptionPrompt,
@@ -48,7 +48,17 @@ from llama_adapter_edu.course import (
     predict,
     unpacked,
 )
-from llama_adapter_edu.course.figures import BLUE, GREY, ORANGE, heatmap, plot_loss, use_style
+from llama_adapter_edu.course.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    heatmap,
+    microscope,
+    plot_loss,
+    plot_reads,
+    prompt_reads,
+    use_style,
+)
 from llama_adapter_edu.course.tasks.digits import (
     HELD_OUT,
     QUESTIONS,
@@ -1089,6 +1099,64 @@ plt.show()
 # picture moves all scores of a token alike. What comes through there is tanh(gate) times $W_v I$, the
 # same for every token. In the layers above, the tokens have taken that up. Their queries differ now, so
 # their weights do too.
+#
+# So far you saw one head in each of two layers. What about all heads of all layers? A **read** is a
+# head's weight for a prompt times the opening of its gate, as in lesson 06. Two pictures, one question:
+# what share of its reads does each token move to other prompts?
+
+# %% tags=["nbval-ignore-output"]
+of_moved = predict(
+    "Which of these tokens moves hardly any of its reads, in all layers together?",
+    options=["the first, Question", "digit", "the last, the colon", "all move more than a tenth"],
+    mine=...,
+)
+
+# %% tags=["nbval-ignore-output"]
+ids = tokenizer(f"Question: {QUESTIONS['digit']} Answer:", return_tensors="pt").input_ids
+three, eight = (prompt_reads(llama, ids, images=test_images[n : n + 1])[1] for n in pair)
+moved = reduce((three - eight).abs(), "l h s p -> s", "sum") / 2
+moved = moved / reduce(three.abs(), "l h s p -> s", "sum")
+with torch.no_grad():
+    states = llama(ids, output_hidden_states=True).hidden_states[lowest]
+lengths = states[0].norm(dim=-1)
+print(f"           moved   length of its vector below layer {lowest}")
+for name, share, length in zip(names, moved.tolist(), lengths.tolist(), strict=True):
+    print(f"{name:8} {share:7.1%} {length:8,.0f}")
+
+# %% tags=["nbval-ignore-output"]
+tokens = {
+    0: "the first, Question",
+    names.index("digit"): "digit",
+    len(names) - 1: "the last, the colon",
+}
+least = min(tokens, key=lambda place: moved[place])
+of_moved.compare(tokens[least] if moved[least] < 0.1 else "all move more than a tenth")
+
+# %% tags=["nbval-ignore-output"]
+# alt: For two pictures, labelled 3 and 8, what the token digit reads: a row for each of the adapted layers, a column for each prompt. The row of layer 22, the lowest of them, is the same in both. In layer 28 the brightest cell of the 3, prompt 8, is dim for the 8.
+_, axes = plt.subplots(ncols=2, figsize=(7, 3))
+for ax, number in zip(axes, pair, strict=True):
+    plot_reads(ax, llama, ids, names.index("digit"), images=test_images[number : number + 1])
+    ax.set_title(f"labelled {test_digits[number]}")
+plt.show()
+
+# %% [markdown]
+# These are the reads of the token `digit`. The lowest adapted layer stands on top: both pictures give
+# the same there. For the other tokens take the **prompt microscope**, twice: first with the one picture,
+# then with the other. Go to the same token in both. Which heads read elsewhere now?
+
+# %% tags=["nbval-ignore-output"]
+microscope(llama, tokenizer, ids, images=test_images[pair[0] : pair[0] + 1])
+
+# %% tags=["nbval-ignore-output"]
+microscope(llama, tokenizer, ids, images=test_images[pair[1] : pair[1] + 1])
+
+# %% [markdown]
+# The first token's reads stay. Its vector is far longer than those of the others, so what the picture
+# adds hardly turns it. Below the lowest adapted layer no prompt acts, so that length is the bare
+# Llama's own. Lesson 10 comes back to this token. All others read elsewhere for another picture, in the
+# layers above the lowest. But reads say only *where* a token looks. *What* it gets there, the value,
+# holds the picture in every layer, the lowest too.
 #
 # ## Keep it
 #

@@ -123,7 +123,10 @@ def test_public_names_are_found_where_they_are_defined():
     assert what == llama_adapter_edu.finetune.__doc__.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["ablations", "quality", "vision", "gate_dial", "token_way"])
+STORED = ["ablations", "quality", "vision", "gate_dial", "token_way", "swap_experts"]
+
+
+@pytest.mark.parametrize("name", STORED)
 def test_stored_results_become_charts_with_their_numbers(name):
     text = (ROOT / "llama_adapter_edu/course/results" / f"{name}.json").read_text(encoding="utf-8")
     page, charts = results.page(name, text)

@@ -1,8 +1,11 @@
 // Lines of a solution to put in order. Judges as llama_adapter_edu/course/assembly.py does, with its words.
 
+function fill(text, value) {
+  return text.replace("{0}", value);
+}
+
 function judge(puzzle, order) {
   const { says, pieces, orders } = puzzle;
-  const fill = (text, value) => text.replace("{0}", value);
   if (!order) return says.start;
   for (const letter of order) {
     const mistake = pieces[letter.charCodeAt(0) - 65][1];
@@ -15,7 +18,7 @@ function judge(puzzle, order) {
     return n;
   };
   const n = Math.max(...orders.map(shared));
-  const begins = n ? fill(says.so_far, [...order.slice(0, n)].join(" ")) + " " : "";
+  const begins = n ? fill(says.so_far, order.slice(0, n).split("").join(" ")) + " " : "";
   if (n < order.length) return begins + fill(says.later, order[n]);
   const missing = orders[0].length - n;
   return begins + (missing === 1 ? says.one_more : fill(says.more, missing));

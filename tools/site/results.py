@@ -137,12 +137,29 @@ def token_way(content: dict) -> Results:
     return Results("One token's way", text, content["conditions"], charts)
 
 
+def swap_experts(content: dict) -> Results:
+    """`swap_experts.json`: the keys of one expert with the values and gates of another."""
+    charts = []
+    for asked in ("commands", "telegrams"):
+        rows = defaultdict(list)
+        for run in content["runs"]:
+            mix = f"keys: {run['keys']}, values: {run['values']}"
+            rows[mix].append(run[f"asked for {asked}"]["loss"])
+        charts.append(Chart(asked, f"Asked for {asked}", "loss", dict(rows), "nats", log=True))
+    text = (
+        "Two experts of one Llama, and all mixes of their keys and values; the gates go with the "
+        "values. Losses on unseen rows; the file has all answers too. Lesson 11 discusses them."
+    )
+    return Results("Keys of one, values of another", text, content["conditions"], charts)
+
+
 READERS: dict[str, Callable[[dict], Results]] = {
     "quality": quality,
     "ablations": ablations,
     "vision": vision,
     "gate_dial": gate_dial,
     "token_way": token_way,
+    "swap_experts": swap_experts,
 }
 
 

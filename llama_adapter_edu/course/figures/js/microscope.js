@@ -19,14 +19,14 @@ function readsOf(data, weights, token) {
   return reads;
 }
 
-// strip[layer][prompt]: of one head the read itself; of all heads the sum of the sizes.
+// values[layer][prompt]: of one head the read itself; of all heads the sum of the sizes.
 function stripOf(data, reads, head) {
-  const strip = data.layers.map(() => Array(data.prompts).fill(0));
+  const values = data.layers.map(() => Array(data.prompts).fill(0));
   for (const r of reads) {
-    if (head === null) strip[r.layer][r.prompt] += Math.abs(r.read);
-    else if (r.head === head) strip[r.layer][r.prompt] = r.read;
+    if (head === null) values[r.layer][r.prompt] += Math.abs(r.read);
+    else if (r.head === head) values[r.layer][r.prompt] = r.read;
   }
-  return strip;
+  return values;
 }
 
 function microscope(data) {
