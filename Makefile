@@ -17,7 +17,7 @@ test: $(VENV)/ready  ## style, layers, then all tests, on all cores (at most 4)
 	$(VENV)/bin/lint-imports
 	$(RUN) -m pytest $(CORES)
 
-test-quick: $(VENV)/ready  ## the tests without a kernel, the Llama, compiling and installing: 2 minutes
+test-quick: $(VENV)/ready  ## the tests without a kernel, the Llama, compiling and installing: 90 seconds
 	$(RUN) -m pytest $(CORES) --quick
 
 lab: $(VENV)/ready  ## open the lessons in JupyterLab
