@@ -180,3 +180,10 @@ def test_facts_count_what_is_there_and_find_imports(tmp_path):
     assert "| 2 | `course/` | The course. | 1 | 200 | method |" in lines
     assert "| 1 | `method/` | The method. | 1 | 100 |  |" in lines
     assert lines[-1].endswith("about 100 lines. Its longest file is `method/heads.py`.")
+
+
+def test_tests_of_a_module_share_a_process(request):
+    """Else each process makes what a module's fixtures make: some versions part them in silence."""
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("one process: nothing is shared out")
+    assert request.node.nodeid.endswith("@test_skeleton")
