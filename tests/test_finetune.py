@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
@@ -284,3 +285,23 @@ def test_two_processes_learn_what_one_learns(tmp_path, way, base):
 def test_one_process_has_nobody_to_share_with():
     with pytest.raises(RuntimeError, match="start several"):
         shard_base(tiny_model())
+
+
+@pytest.mark.parametrize(
+    "kind", ["PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig"]
+)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_tokens_that_peft_puts_before_the_text_move_no_label(kind, mapped):
+    """The oracle is the loss that PEFT's model itself gives for the row."""
+    torch.manual_seed(0)
+    model = tiny_model(adapter=False, initializer_range=0.5)
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model = peft.get_peft_model(model, config).eval()
+    if mapped:
+        model.hf_device_map = {"": "cpu"}
+    row = {
+        "input_ids": torch.tensor([[5, 6, 7, 8, 9]]),
+        "labels": torch.tensor([[-100] * 3 + [8, 9]]),
+    }
+    with torch.no_grad():
+        torch.testing.assert_close(answer_loss(model, row), model(**row).loss)

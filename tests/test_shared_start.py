@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gates import open_gates
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny_run import tiny_model, tiny_rows, tiny_run
 
 from llama_adapter_edu import (
@@ -135,6 +135,8 @@ def test_the_start_ends_where_rows_differ_or_are_labelled():
     # Token 4 is predicted from token 3, which stands before it in its own row.
     assert n_shared(([5, 6, 7, 8, 9], [*no[:4], 9]), ([5, 6, 7, 8, 4], [*no[:4], 4])) == 3
     assert n_shared(([5, 6, 7, 8, 9], [*no[:2], 7, 8, 9]), ([5, 6, 7, 8, 4], no)) == 1
+    # A label of the first token never counts.
+    assert n_shared(([5, 6, 7, 8], [5, *no[:2], 8]), ([5, 6, 7, 9], [*no[:3], 9])) == 2
     # A row that is only the start still has its tokens.
     assert n_shared(([5, 6, 7], no[:3]), ([5, 6, 7, 8, 9], [*no[:4], 9])) == 3
 
@@ -170,10 +172,41 @@ def test_models_that_would_compute_something_else_are_refused(tiny, family, sett
         SharedStart(rows, tiny(family, **settings).train())
 
 
+def test_a_model_that_repacks_in_evaluation_mode_stays_in_training_mode():
+    """As bitsandbytes does with 4 bits on some CPUs, for good."""
+
+    class Linear4bit(torch.nn.Linear):
+        def forward(self, x):
+            assert self.training
+            return super().forward(x)
+
+    model = tiny_model()
+    layer = model.model.layers[0].mlp
+    four_bit = Linear4bit(48, 64, bias=False)
+    four_bit.load_state_dict(layer.up_proj.state_dict())
+    layer.up_proj = four_bit.requires_grad_(False)
+    assert len(tiny_run(model=model, rows=rows_with(), share_start=True)[0].losses) == 6
+
+
+def test_out_of_memory_is_no_refusal():
+    def no_memory(*args):
+        raise torch.OutOfMemoryError("nothing left")
+
+    model = tiny_model()
+    model.register_forward_pre_hook(no_memory)
+    with pytest.raises(torch.OutOfMemoryError, match="nothing left"):
+        SharedStart(Rows(rows_with(), 0, NOWHERE), model)
+
+
 def test_with_what_else_it_does_not_go():
     ids = torch.tensor([[3, 4]])
     with pytest.raises(ValueError, match="leave out cuda_graphs and document_ids"):
         tiny_run(rows=rows_with(), share_start=True, document_ids=ids)
+    prompted = get_peft_model(
+        tiny_model(adapter=False), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    )
+    with pytest.raises(ValueError, match="cannot share the start"):
+        tiny_run(model=prompted, rows=rows_with(), share_start=True)
     model = tiny_model()
     rows = SharedStart(Rows(rows_with(), 0, NOWHERE), model)
     with use_adapter(model, ["default", None]), pytest.raises(ValueError, match="the batch has 1"):

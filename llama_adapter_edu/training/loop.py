@@ -86,8 +86,9 @@ def finetune(
         document_ids: learn from the base model that reads this document before each row, in place
             of the rows' own answers (see `distillation.py`). Not with cuda_graphs or packed rows.
         share_start: compute the tokens with which all rows begin, as a system prompt, once in a
-            step and not in every row, with the same losses (see `shared_start.py`). Not with
-            cuda_graphs, document_ids or packed rows. ValueError if the model cannot do this.
+            step and not in every row, with the same losses. It pays where rows are short (see
+            `shared_start.py`). Not with cuda_graphs, document_ids or packed rows. ValueError if
+            the model cannot do this.
 
     Returns:
         the loss and, for a model with adaption prompts, the gates' openings after each step.

@@ -54,8 +54,10 @@ def columns_logits(
     # Position s predicts the token at s + 1. Columns chosen by an index lie side by side in memory;
     # the slice that a plain number stands for does not, and a CPU is then several times slower.
     kept = predicting = columns - 1
-    if hasattr(model, "hf_device_map"):
-        # accelerate would move an index to the first device of the map; the head is on its last.
+    # accelerate would move an index to the first device of a map, and the head is on its last.
+    # PEFT's prompt tuning puts tokens before the text: columns count from the end.
+    before = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    if before or hasattr(model, "hf_device_map"):
         first = int(predicting[0]) if len(predicting) else 0
         kept = batch["input_ids"].shape[1] - first
     inputs = {**batch, "use_cache": False, "logits_to_keep": kept}

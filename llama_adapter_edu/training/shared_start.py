@@ -7,6 +7,9 @@
 A chat template opens every row with the same tokens. All layers compute them once in a step instead
 of once in each row, and nothing is padded. Positions and attention are those of each row by itself:
 a token sees the start and what comes before it in its own row. Losses and gradients stay the same.
+
+Attention and mask grow with the square of the long row. So this pays while the start is a good part
+of each row; with many or long rows set a small `micro_batch_size`, or leave it out.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from llama_adapter_edu.adapters.decoder import decoder_of
+from llama_adapter_edu.adapters.decoder import evaluation
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.data.token_rows import Rows
 
@@ -41,7 +44,9 @@ class SharedStart:
             raise ValueError(f"layers of the kind {others} take no mask. Leave out share_start.")
         self.n_shared = common_start(rows)
         if not self.n_shared:
-            raise ValueError("the rows do not begin with the same tokens. Leave out share_start.")
+            raise ValueError(
+                "the rows do not begin with the same tokens, without labels. Leave out share_start."
+            )
         self._check(model)
 
     def n_labelled(self, numbers: Sequence[int]) -> int:
@@ -64,18 +69,18 @@ class SharedStart:
     def _check(self, model: nn.Module) -> None:
         """Compare the shortest and the two longest rows side by side with each by itself."""
         by_length = sorted(range(len(self.rows.lengths)), key=self.rows.lengths.__getitem__)
-        numbers, was_training = [by_length[0], *by_length[-2:]], model.training
-        model.eval()
+        numbers = [by_length[0], *by_length[-2:]]
         try:
-            alone = [_hidden_states(model, self.rows.batch([number])) for number in numbers]
-            together = _hidden_states(model, self.batch(numbers))
-        except (TypeError, ValueError, RuntimeError) as error:
+            with evaluation(model):
+                alone = [_hidden_states(model, self.rows.batch([number])) for number in numbers]
+                together = _hidden_states(model, self.batch(numbers))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model does that does not expect such a mask
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ValueError(
                 f"this model cannot share the start of rows ({reason}). Leave out share_start."
             ) from error
-        finally:
-            model.train(was_training)
         wanted = torch.cat([alone[0], *(states[self.n_shared :] for states in alone[1:])])
         differs = reduce((together - wanted).abs(), "s m -> s", "mean").max()
         if not differs <= ROUNDING.get(self.dtype, 5e-2) * wanted.std():
@@ -97,15 +102,16 @@ def common_start(rows: Rows) -> int:
         batch = rows.batch([number])
         ids, labels = batch["input_ids"][0], batch["labels"][0]
         other = (ids[:n] != first[: len(ids)][:n]).nonzero()
-        labelled = (labels != IGNORE_INDEX).nonzero()
-        n = min([n, len(ids), *other[:1, 0].tolist(), *(labelled[:1, 0] - 1).tolist()])
-    return max(n, 0)
+        labelled = (labels[1:] != IGNORE_INDEX).nonzero()  # nothing predicts the first token
+        n = min([n, len(ids), *other[:1, 0].tolist(), *labelled[:1, 0].tolist()])
+    return n
 
 
 @torch.no_grad()
 def _hidden_states(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "s m"]:
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    return decoder_of(model)(**inputs, use_cache=False).last_hidden_state[0].float()
+    how = {"use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
+    return model(**inputs, **how).hidden_states[-1][0].float()
 
 
 def _sees(row: Int[Tensor, " s"], position: Int[Tensor, " s"]) -> Bool[Tensor, "s s"]:
