@@ -19,6 +19,7 @@ import pytest
 import quick
 import strict_warnings
 import torch
+from accelerate.state import AcceleratorState
 from gates import open_gates
 from transformers import (
     CONFIG_MAPPING,
@@ -78,6 +79,12 @@ def ctrl_c_interrupts():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def accelerate_remembers_nothing():
+    """A process has one state of accelerate: the precision of TRL's trainer would stay in it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
