@@ -277,3 +277,14 @@ def test_a_folder_that_cannot_be_made(adapted, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError):
         save_adapter(adapted, tmp_path / "file" / "adapter")
+
+
+def test_a_model_in_a_wrapper_is_saved_like_the_model_itself(tmp_path, tiny):
+    model = add_adaption_prompts(tiny(), AdaptionPromptConfig(5, 2))
+    save_adapter(model, tmp_path / "bare")
+    save_adapter(torch.nn.DataParallel(model), tmp_path / "wrapped")
+    bare, wrapped = tmp_path / "bare", tmp_path / "wrapped"
+    config = "adapter_config.json"
+    assert json.loads((wrapped / config).read_text()) == json.loads((bare / config).read_text())
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (bare, wrapped)]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)

@@ -1,21 +1,26 @@
 """Rows that begin alike, side by side: the same losses and gradients as each row by itself."""
 
+from statistics import mean
+
 import pytest
 import torch
 import torch.nn.functional as F
 from gates import open_gates
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny_run import tiny_model, tiny_rows, tiny_run
+from transformers import AutoTokenizer
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
     add_adaption_prompts,
     add_cartridge,
+    encode_dataset,
     use_adapter,
 )
+from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training.loss import answer_loss_sum
-from llama_adapter_edu.training.shared_start import SharedStart
+from llama_adapter_edu.training.shared_start import SharedStart, common_start
 
 START = [7, 8, 9, 10]
 NOWHERE = torch.device("cpu")
@@ -123,6 +128,24 @@ def test_training_learns_the_same(tmp_path):
     tiny_run(tmp_path, rows=rows)
     again, _ = tiny_run(tmp_path, rows=rows, share_start=True)
     assert again.losses == pytest.approx(plain.losses, abs=1e-4)
+
+
+def test_a_home_command_begins_with_24_of_its_63_tokens(small_llama_folder):
+    """As NOTES.md says."""
+    tokenizer = AutoTokenizer.from_pretrained(small_llama_folder)
+    rows = Rows(encode_dataset(home_commands("train", 520), tokenizer), 0, NOWHERE)
+    assert common_start(rows) == 24
+    assert round(mean(rows.lengths)) == 63
+
+
+def test_rounding_in_the_real_llama_with_open_gates_is_no_refusal(fresh_llama):
+    """Where training goes on: its states are large, so rows in a padded batch round, too."""
+    model, tokenizer = fresh_llama
+    torch.manual_seed(0)
+    add_adaption_prompts(model, AdaptionPromptConfig(10, 30))
+    open_gates(model)
+    rows = encode_dataset(home_commands("train", 8), tokenizer)
+    assert SharedStart(Rows(rows, 0, NOWHERE), model).n_shared == 24
 
 
 def test_the_start_ends_where_rows_differ_or_are_labelled():

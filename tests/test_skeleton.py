@@ -184,6 +184,6 @@ def test_facts_count_what_is_there_and_find_imports(tmp_path):
 
 def test_tests_of_a_module_share_a_process(request):
     """Else each process makes what a module's fixtures make: some versions part them in silence."""
-    if not hasattr(request.config, "workerinput"):
-        pytest.skip("one process: nothing is shared out")
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("without -n and --dist loadgroup no groups are asked for")
     assert request.node.nodeid.endswith("@test_skeleton")

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.adapters.decoder import unwrapped
 from llama_adapter_edu.base_models.course_llama import CONVERTED
 from llama_adapter_edu.base_models.sources import HUB_REPOSITORY, ORIGINAL
 from llama_adapter_edu.files.safe_files import AdapterFileError, as_json
@@ -91,7 +92,7 @@ def adapter_file(source: str | os.PathLike) -> Path:
 
 def base_name(model: PreTrainedModel) -> str | None:
     """The base model's id on the hub; None if it is not known. Never a path of this computer."""
-    path = str(model.config._name_or_path or "")
+    path = str(unwrapped(model).config._name_or_path or "")
     if Path(path).name == CONVERTED:
         return HUB_REPOSITORY  # the course's Llama
     try:

@@ -17,7 +17,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -37,12 +37,10 @@ from llama_adapter_edu.training.config import (
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.training.interrupts import caught_interrupts
 from llama_adapter_edu.training.loss import cross_entropy_sum
-from llama_adapter_edu.training.processes import check_same, sum_over_processes
+from llama_adapter_edu.training.processes import check_accelerator, check_same, sum_over_processes
 from llama_adapter_edu.training.shared_start import SharedStart
 from llama_adapter_edu.training.state import History, Trained, about_model
 from llama_adapter_edu.training.step import Gradients, check_gradients
-
-PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def finetune(
@@ -72,7 +70,8 @@ def finetune(
         dataset: rows of `encode_dataset`; or any rows with `input_ids` and `labels`, and with
             `position_ids` if they are packed: a Dataset, a list, or a stream, as an
             IterableDataset, of which as many rows as the steps need are read first.
-        accelerator: devices, processes and mixed precision; a plain one if None.
+        accelerator: devices, processes and mixed precision. If None, `Accelerator()`: it takes over
+            the precision of an earlier one in this process, as a trainer's, if there was one.
         resume_folder: keeps a checkpoint every `save_every` steps and at the end; the main process
             reads and writes it. A run that was stopped, in whatever way, goes on from the last one
             when it is called again with the same model, data and settings, and ends as if it had
@@ -103,7 +102,9 @@ def finetune(
         torch.OutOfMemoryError: not even one row at a time fits.
     """
     config, accelerator = config or TrainingConfig(), accelerator or Accelerator()
-    _check(accelerator, save_every)
+    if save_every < 1:
+        raise ValueError(f"save_every must be 1 or more, got {save_every!r}.")
+    check_accelerator(accelerator)
     n_tokens = getattr(model.get_input_embeddings(), "num_embeddings", None)
     wanted = config.steps * config.batch_size
     rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
@@ -202,21 +203,6 @@ def _update(
     scaler.update()
     optimizer.zero_grad()
     return loss, stops > 0
-
-
-def _check(accelerator: Accelerator, every: int) -> None:
-    if every < 1:
-        raise ValueError(f"save_every must be 1 or more, got {every!r}.")
-    if accelerator.gradient_accumulation_steps != 1:
-        raise ValueError(
-            "the accelerator has gradient_accumulation_steps. Leave it out, and set "
-            "micro_batch_size in TrainingConfig: the step's rows are cut into as many parts."
-        )
-    if accelerator.distributed_type not in PROCESSES:
-        raise ValueError(
-            f"the accelerator uses {accelerator.distributed_type.value}, which would cut the "
-            "adapters into pieces. Start without it; load_llama(..., shard=True) spreads the base."
-        )
 
 
 @contextmanager

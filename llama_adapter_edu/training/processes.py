@@ -9,12 +9,27 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
 Result = TypeVar("Result")
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Raise ValueError for an accelerator that would do a part of the training itself."""
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError(
+            "the accelerator has gradient_accumulation_steps. Leave it out, and set "
+            "micro_batch_size in TrainingConfig: the step's rows are cut into as many parts."
+        )
+    if accelerator.distributed_type not in KINDS:
+        raise ValueError(
+            f"the accelerator uses {accelerator.distributed_type.value}, which would cut the "
+            "adapters into pieces. Start without it; load_llama(..., shard=True) spreads the base."
+        )
 
 
 def sum_over_processes(

@@ -6,7 +6,8 @@
 
 A chat template opens every row with the same tokens. All layers compute them once in a step instead
 of once in each row, and nothing is padded. Positions and attention are those of each row by itself:
-a token sees the start and what comes before it in its own row. Losses and gradients stay the same.
+a token sees the start and what comes before it in its own row. So losses and gradients stay the
+same. (Dropout draws other numbers for fewer tokens.)
 
 Attention and mask grow with the square of the long row. So this pays while the start is a good part
 of each row; with many or long rows set a small `micro_batch_size`, or leave it out.
@@ -24,7 +25,10 @@ from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.data.token_rows import Rows
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-ROUNDING = {torch.float32: 2e-5, torch.float64: 2e-5}  # share of the spread; 5e-2 in 16 bits
+# Shares of the states' spread. The course's Llama with open gates rounds to 2e-5, in a padded batch
+# as here; what reads past the mask differs by more than 5e-4.
+ROUNDING = {torch.float32: 2e-4, torch.float64: 2e-4}
+ROUNDING_OF_16_BITS = 5e-2
 
 
 class SharedStart:
@@ -83,7 +87,7 @@ class SharedStart:
             ) from error
         wanted = torch.cat([alone[0], *(states[self.n_shared :] for states in alone[1:])])
         differs = reduce((together - wanted).abs(), "s m -> s", "mean").max()
-        if not differs <= ROUNDING.get(self.dtype, 5e-2) * wanted.std():
+        if not differs <= ROUNDING.get(self.dtype, ROUNDING_OF_16_BITS) * wanted.std():
             raise ValueError(
                 "this model computes something else when rows share their start: a token reads "
                 "where the mask does not let it, or only in a window. Leave out share_start."
