@@ -1,6 +1,6 @@
 """Five ways to put a short document into a frozen Llama: what each costs and reaches.
 
-    python -m benchmarks.many_papers                                # one GPU, 3 seeds, 200 steps
+    python -m benchmarks.many_papers --workers 5                    # GPUs, 3 seeds, 200 steps
     python -m benchmarks.many_papers --device cpu --steps 15        # the figures of lesson 10
     python -m benchmarks.many_papers --device cpu --shape tiny --steps 2 --output /tmp/tiny.json
 
@@ -13,7 +13,10 @@ Each way runs with three learning rates on seed 0; the one with the lowest KL on
 
 import argparse
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -107,31 +110,51 @@ def run(way: str, base: Base, task: Task, seed: int, rate: float, steps: int) ->
     }
 
 
+def runs_of(number: int, settings: argparse.Namespace) -> list[dict]:
+    """All runs of one way: each rate on seed 0, the best of them on the other seeds."""
+    way, runs = WAYS[number], []
+    base, tokenizer, device = start(settings, number)
+    for seed in range(settings.seeds):
+        task = Task(base, tokenizer, seed, device)
+        best = [] if seed == 0 else best_runs({"runs": runs}, way)
+        for rate in [best[0]["learning_rate"]] if best else RATES[way]:
+            runs.append(run(way, base, task, seed, rate, settings.steps))
+            print(json.dumps(runs[-1]), flush=True)
+    return runs
+
+
+def start(settings: argparse.Namespace, number: int = 0) -> tuple:
+    """Base, tokenizer and device; of several GPUs, each way in turn takes the next."""
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", number % torch.cuda.device_count())
+    base = Base(settings.shape, device, torch.float32)
+    return base, getattr(base, "tokenizer", None) or load_llama()[1], device
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shape", default="smollm2-real", help="or tiny, smollm2: random weights")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1, help="ways that run at the same time")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     settings = parser.parse_args()
 
-    device = torch.device(settings.device)
-    base = Base(settings.shape, device, torch.float32)
-    tokenizer = getattr(base, "tokenizer", None) or load_llama()[1]
-    chosen = {name: getattr(settings, name) for name in ("shape", "seeds", "steps")}
+    base, tokenizer, device = start(settings)
+    chosen = {name: getattr(settings, name) for name in ("shape", "seeds", "steps", "workers")}
     result = {"conditions": conditions(device) | chosen, "teacher": [], "bare": [], "runs": []}
     for seed in range(settings.seeds):
         task = Task(base, tokenizer, seed, device)
         right = {f"right_{name}": task.right(name, task.teacher[name]) for name in task.rows}
         result["teacher"].append({"tokens": task.document.shape[1], **right})
         result["bare"].append(task.scores(base.model()))
-        for way in WAYS:
-            for rate in RATES[way] if seed == 0 else [best_runs(result, way)[0]["learning_rate"]]:
-                result["runs"].append(run(way, base, task, seed, rate, settings.steps))
-                print(json.dumps(result["runs"][-1]), flush=True)
-                text = json.dumps(result, indent=1) + "\n"
-                settings.output.write_text(text, encoding="utf-8")
+    with ProcessPoolExecutor(settings.workers, multiprocessing.get_context("spawn")) as pool:
+        for runs in pool.map(runs_of, range(len(WAYS)), repeat(settings)):
+            result["runs"] += runs
+            text = json.dumps(result, indent=1) + "\n"
+            settings.output.write_text(text, encoding="utf-8")
     print(*five_ways(result), sep="\n")
 
 
