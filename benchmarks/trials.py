@@ -42,6 +42,8 @@ def matrix_products(
     query: Tensor, key: Tensor, value: Tensor, mask: None = None, scale: float | None = None
 ) -> Tensor:
     """`attend_to_heads` without PyTorch's kernel; tokens last: rows begin at even places."""
+    if key.ndim == 4:  # in a generation, the same ones for each row
+        key, value = key[0], value[0]
     words = rearrange(query, "b h s d -> h d (b s)")
     weights = ((key * scale) @ words).float().softmax(dim=1).to(query.dtype)
     attended = rearrange(weights, "h p w -> h w p") @ value.to(query.dtype)

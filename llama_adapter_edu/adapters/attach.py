@@ -17,9 +17,7 @@ import sys
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -28,15 +26,13 @@ from llama_adapter_edu.adapters.choice import AdapterState
 from llama_adapter_edu.adapters.decoder import brought_here
 from llama_adapter_edu.adapters.generation import Call, call_of
 from llama_adapter_edu.adapters.layers.changes import SeenWith, during
-from llama_adapter_edu.adapters.layers.keys import layer_keys_values
+from llama_adapter_edu.adapters.layers.keys import Heads, heads_of_rows, layer_keys_values
 from llama_adapter_edu.adapters.layers.prefix import with_cartridges
 from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
 ADAPTED = "adaption_prompts"
-# Keys, gated values and, if some rows have fewer prompts, a mask. With b: each row has its own.
-Heads = tuple[Float[Tensor, "*b h p d"], Float[Tensor, "*b h p d"], Bool[Tensor, "b 1 1 p"] | None]
 
 
 class LayerView:
@@ -104,28 +100,36 @@ def adapted_attention(
     **kwargs,
 ) -> tuple[Float[Tensor, "b s h d"], Tensor | None]:
     """The model's own attention function, plus what the layer's acting prompts add (eq. 8)."""
-    if attention.config.heard is not None:
-        return attention.config.heard(attention, query, key, value)
-    own, before = own_attention(attention), SeenWith(attention, config=attention.config.base)
-    call = adapter_call or call_of(attention.config.state, len(query))
+    view = attention.config
+    if view.heard is not None:
+        return view.heard(attention, query, key, value)
+    call = adapter_call or call_of(view.state, len(query))
     tokens = key, value, attention_mask
-    key, value, attention_mask = with_cartridges(attention, call.choice, query, *tokens)
-    output, weights = own(before, query, key, value, attention_mask, **kwargs)
+    if call.has_cartridge:
+        tokens = with_cartridges(attention, call.choice, query, *tokens)
+    before = SeenWith(attention, config=view.base)
+    output, weights = own_attention(attention)(before, query, *tokens, **kwargs)
     added = _added(attention, query, kwargs.get("scaling"), call)
-    if added is not None:
-        # No `rearrange`: in decoding, reading its pattern would take longer than the addition.
-        output = output + added.transpose(1, 2).reshape(output.shape).to(output.dtype)
-    return output, weights
+    return output if added is None else _sum(output, added), weights
 
 
 def own_attention(attention: nn.Module):
     """The attention function that the model's config names now."""
-    name = attention.config.base._attn_implementation or "eager"
-    if name in ALL_ATTENTION_FUNCTIONS:
-        return ALL_ATTENTION_FUNCTIONS[name]
+    own = ALL_ATTENTION_FUNCTIONS.get(attention.config.base._attn_implementation)
+    if own is not None:
+        return own
     # "eager" is not in the registry: each model file has its own.
     files = (sys.modules[kind.__module__] for kind in type(attention).__mro__)
     return next(f.eager_attention_forward for f in files if hasattr(f, "eager_attention_forward"))
+
+
+def _sum(output: Tensor, added: Float[Tensor, "b h s d"]) -> Tensor:
+    """The output of the model's attention function, mostly (b s h d), and what the prompts add."""
+    # No `rearrange`: in decoding, reading its pattern would take longer than the addition.
+    added = added.transpose(1, 2)
+    if added.shape != output.shape or added.dtype != output.dtype:
+        added = added.reshape(output.shape).to(output.dtype)
+    return output + added
 
 
 def _added(
@@ -165,17 +169,14 @@ def _heads(
         else:
             prompts = add_image(prompt.prompts, image.to(prompt.prompts.device)).to(query.dtype)
             pair = image_keys_values(prompts, keys_values)
-        return *prompt.gated_heads(*pair, query.shape[1]), None
+        heads = prompt.gated_heads(*pair, query.shape[1])
+        return *(x.to(query.dtype) for x in heads), None
 
 
 def _heads_of_rows(
     attention: nn.Module, query: Float[Tensor, "b h s d"], call: Call
 ) -> Heads | None:
-    """The heads of each row's own adapter; rows without one get values of zero.
-
-    Adapters may differ in the number of prompts p. Shorter ones are filled up with slots that the
-    mask hides from the softmax.
-    """
+    """The heads of each row's own adapter; None if none of them has prompts here."""
     prompts = attention.adaption_prompts
     # Each in a call of its own: an adapter may change projections, too (`layers/changes.py`).
     found = {
@@ -183,22 +184,7 @@ def _heads_of_rows(
         for n in {*call.choice}
         if n in prompts and not isinstance(prompts[n], Cartridge)
     }
-    if not found:
-        return None
-    most = max(key.shape[1] for key, _, _ in found.values())
-    nothing = torch.zeros_like(next(key for key, _, _ in found.values() if key.shape[1] == most))
-    lengths = [found[n][0].shape[1] if n in found else most for n in call.choice]
-
-    def of_rows(part: int) -> Tensor:
-        parts = (found[n][part] if n in found else nothing for n in call.choice)
-        fill = (most - length for length in lengths)
-        return torch.stack([F.pad(x, (0, 0, 0, m)) for x, m in zip(parts, fill, strict=True)])
-
-    mask = None
-    if min(lengths) < most:
-        slots = torch.arange(most, device=query.device)
-        mask = slots < torch.tensor(lengths, device=query.device)[:, None, None, None]
-    return of_rows(0), of_rows(1), mask
+    return heads_of_rows(found, call.choice) if found else None
 
 
 AttentionInterface.register(ADAPTED, adapted_attention)

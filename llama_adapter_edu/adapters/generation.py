@@ -14,6 +14,7 @@ would stop the prompts from learning (litgpt issue 1287).
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.choice import AdapterState, Choice, acting, check_names, for_rows
-from llama_adapter_edu.adapters.positions import after_prefix, prefix_length
+from llama_adapter_edu.adapters.positions import after_prefix, prefix_lengths
 
 TEXTS = "input_ids", "inputs_embeds"
 IN_THREADS = "generate_batch", "init_continuous_batching"
 
 
+@dataclass(eq=False)
 class Call:
     """What the adapted layers need to know of one call of their decoder.
 
@@ -37,18 +39,15 @@ class Call:
         kept: what layers have computed for this choice in this generation, by layer number. A layer
             that is not in there adds its own.
         listener: is told the layer number, the queries and the prompts' heads of each layer.
+        has_cartridge: whether one acts in some row.
     """
 
-    def __init__(
-        self,
-        choice: Choice,
-        image: Tensor | None = None,
-        kept: dict[int, tuple] | None = None,
-        listener: Callable | None = None,
-        blind_from: float = inf,
-    ) -> None:
-        self.choice, self.image, self.kept, self.listener = choice, image, kept, listener
-        self.blind_from = blind_from
+    choice: Choice
+    image: Tensor | None = None
+    kept: dict[int, tuple] | None = None
+    listener: Callable | None = None
+    blind_from: float = inf
+    has_cartridge: bool = False
 
     def image_of(self, number: int) -> Tensor | None:
         """The picture as this layer sees it."""
@@ -62,6 +61,21 @@ class Generation:
         self.state, self.images = state, images
         # By choice: layer numbers, and the parts of their heads.
         self.kept: dict[Choice, tuple] = {}
+        # By choice and number of rows: the heads of each row, by layer number.
+        self.of_rows: dict[tuple[Choice, int], dict[int, tuple]] = {}
+
+    def heads(self, choice: Choice, n_rows: int) -> dict[int, tuple]:
+        """What has been computed for this choice, by layer number, for each of so many rows."""
+        compiling = torch.compiler.is_compiling()
+        if not compiling and (choice, n_rows) in self.of_rows:
+            return self.of_rows[choice, n_rows]
+        numbers, *parts = self.kept[choice]
+        heads = zip(numbers, zip(*parts, strict=True), strict=True)
+        shape = n_rows, -1, -1, -1
+        of_rows = {n: (k.expand(shape), v.expand(shape), mask) for n, (k, v, mask) in heads}
+        if not compiling:  # there it costs nothing, and each tensor kept would have to be checked
+            self.of_rows[choice, n_rows] = of_rows
+        return of_rows
 
 
 class _OfThread(threading.local):
@@ -106,7 +120,7 @@ def in_thread_of_its_own(model: PreTrainedModel, state: AdapterState, name: str,
             f"{name} answers in a thread of its own, which this use_adapter or disable_adapter "
             "block does not reach. Choose with set_adapter(model, name)."
         )
-    if prefix_length(state, state.active):
+    if any(prefix_lengths(state, state.active)):
         raise ValueError(
             f"{name} packs texts side by side, where a cartridge has no place. Call generate, or "
             "choose another adapter."
@@ -123,7 +137,8 @@ def hand_calls_to_layers(decoder: nn.Module) -> None:
 def call_of(state: AdapterState, n_rows: int) -> Call:
     """The `Call` of a layer whose decoder hands nothing on."""
     generation = _generation_of(state)
-    return Call(for_rows(acting(state), n_rows, in_generation=generation is not None))
+    choice = for_rows(acting(state), n_rows, in_generation=generation is not None)
+    return Call(choice, has_cartridge=any(prefix_lengths(state, choice)))
 
 
 def _generation_of(state: AdapterState) -> Generation | None:
@@ -143,8 +158,7 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     if generation is not None:
         images = generation.images
         if choice in generation.kept:
-            numbers, *parts = generation.kept[choice]
-            kept, images = dict(zip(numbers, zip(*parts, strict=True), strict=True)), None
+            kept, images = generation.heads(choice, len(texts)), None
         elif not torch.compiler.is_compiling():
             kept = {}
     image, blind_from = None, inf
@@ -152,8 +166,9 @@ def _before(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
         image = _look(decoder, choice, images, len(texts), in_generation=generation is not None)
         if (layers := decoder.vision[choice].layers) is not None:
             blind_from = len(decoder.layers) - state.configs[choice].adapter_layers + layers
-    kwargs["adapter_call"] = Call(choice, image, kept, of_thread.listener, blind_from)
-    return after_prefix(state, choice, texts, args, kwargs)
+    lengths, listener = prefix_lengths(state, choice), of_thread.listener
+    kwargs["adapter_call"] = Call(choice, image, kept, listener, blind_from, any(lengths))
+    return after_prefix(lengths, texts, args, kwargs)
 
 
 def _look(

@@ -8,16 +8,16 @@ from llama_adapter_edu.adapters.choice import AdapterState, Choice, names_in
 CACHES = "cache", "past_key_values"  # transformers calls it so since 5.24, and before
 
 
-def prefix_length(state: AdapterState, name: str | None) -> int:
-    """How many tokens an adapter puts before a text: those of a cartridge; 0 for others."""
-    return getattr(state.configs.get(name), "num_virtual_tokens", 0)
+def prefix_lengths(state: AdapterState, choice: Choice) -> list[int]:
+    """How many tokens adapters put before a text, in all rows or in each: those of a cartridge."""
+    configs = map(state.configs.get, names_in(choice))
+    return [getattr(config, "num_virtual_tokens", 0) for config in configs]
 
 
 def after_prefix(
-    state: AdapterState, choice: Choice, texts: Tensor, args: tuple, kwargs: dict
+    lengths: list[int], texts: Tensor, args: tuple, kwargs: dict
 ) -> tuple[tuple, dict]:
     """The decoder's arguments, with positions that begin behind the cartridge of each row."""
-    lengths = [prefix_length(state, name) for name in names_in(choice)]
     if not any(lengths):
         return args, kwargs
     positions = args[2] if len(args) > 2 else kwargs.get("position_ids")

@@ -99,7 +99,8 @@ def attend_to_heads(
     Keys and values are the same for all rows (h p d), or each row has its own (b h p d). A slot
     where `mask` is False gets no attention.
     """
-    key, value = (x.to(query.dtype).expand(len(query), -1, -1, -1) for x in (key, value))
+    if key.ndim == 3:
+        key, value = (x.to(query.dtype).expand(len(query), -1, -1, -1) for x in (key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 

@@ -40,10 +40,12 @@ class SeenWith:
     """A module as a function sees it, with other weights or another config; it keeps its own."""
 
     def __init__(self, module: nn.Module, **others: Any) -> None:
-        self.module, self.others = module, others
+        self.module = module
+        for name, other in others.items():
+            setattr(self, name, other)
 
     def __getattr__(self, name: str) -> Any:
-        return self.others[name] if name in self.others else getattr(self.module, name)
+        return getattr(self.module, name)
 
 
 class _Remembering:

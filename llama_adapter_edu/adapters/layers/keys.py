@@ -1,13 +1,19 @@
 """Keys and values of prompts, made as an attention layer makes those of its own tokens."""
 
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llama_adapter_edu.method.gated_prompts import Projection, prompt_keys_values
 
 KEY_NORMS = "k_norm", "k_layernorm", "key_layernorm", "qk_norm"
 VALUE_NORMS = ("v_norm",)
+# Keys, gated values and, if some rows have fewer prompts, a mask. With b: each row has its own.
+Heads = tuple[Float[Tensor, "*b h p d"], Float[Tensor, "*b h p d"], Bool[Tensor, "b 1 1 p"] | None]
 
 
 def layer_keys_values(
@@ -56,3 +62,25 @@ def _projections(attention: nn.Module) -> tuple[Projection, Projection]:
         lambda x: attention.qkv_proj(x).split(widths, dim=-1)[1],
         lambda x: attention.qkv_proj(x).split(widths, dim=-1)[2],
     )
+
+
+def heads_of_rows(found: Mapping[str | None, Heads], names: Sequence[str | None]) -> Heads:
+    """The heads of the adapter of each row, from those of each adapter (h p d).
+
+    Rows without one get values of zero. Adapters may differ in the number of prompts p. Shorter
+    ones are filled up with slots that the mask hides from the softmax.
+    """
+    most = max(key.shape[1] for key, _, _ in found.values())
+    nothing = torch.zeros_like(next(key for key, _, _ in found.values() if key.shape[1] == most))
+    lengths = [found[n][0].shape[1] if n in found else most for n in names]
+
+    def of_rows(part: int) -> Tensor:
+        parts = (found[n][part] if n in found else nothing for n in names)
+        fill = (most - length for length in lengths)
+        return torch.stack([F.pad(x, (0, 0, 0, m)) for x, m in zip(parts, fill, strict=True)])
+
+    mask = None
+    if min(lengths) < most:
+        slots = torch.arange(most, device=nothing.device)
+        mask = slots < torch.tensor(lengths, device=nothing.device)[:, None, None, None]
+    return of_rows(0), of_rows(1), mask
