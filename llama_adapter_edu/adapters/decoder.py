@@ -3,6 +3,7 @@
 What adaption prompts make of base models that are not whole, in one place, in 16 or 32 bits:
 
     in 8 or 4 bits (bitsandbytes)       prompts stay float32, the base stays as it is
+    in float8 (base_precision=)         the same
     spread by device_map="auto"         prompts are where their layer computes
     offloaded to CPU or disk            weights and prompts come when their layer computes
     cut by a tensor-parallel plan       refused: prompts would need a part of each device's heads

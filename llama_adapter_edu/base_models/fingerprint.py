@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
+from llama_adapter_edu.base_models.float8 import Float8Linear
 from llama_adapter_edu.method.float32 import Float32Module
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -20,9 +21,12 @@ def base_fingerprint(model: nn.Module, accelerator: Accelerator) -> str:
     sums = []
     for module in model.modules():
         with align_module_device(module):  # offloaded weights come here and go again
-            # Of buffers, the whole numbers: quantised weights. Others are computed, and rounded.
+            # Of buffers, the whole numbers, quantised weights, and float8 with its scales. Others
+            # are computed, and rounded.
             weights = [p for p in module.parameters(recurse=False) if not p.requires_grad]
-            weights += [b for b in module.buffers(recurse=False) if not b.is_floating_point()]
+            every = isinstance(module, Float8Linear)
+            buffers = module.buffers(recurse=False)
+            weights += [b for b in buffers if every or not b.is_floating_point()]
             for weight in weights if not isinstance(module, Float32Module) else []:
                 spread = hasattr(weight, "to_local")
                 counts = spread or accelerator.is_main_process

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from llama_adapter_edu.base_models.float8 import Float8Linear
 from llama_adapter_edu.method.float32 import Float32Module
 
 FILES = ["model*.safetensors", "*.json"]
@@ -85,11 +86,13 @@ def shard_base(
 
     Raises:
         RuntimeError: there is only one process, or torch is older than 2.8.
-        ValueError: nothing in the model is frozen.
+        ValueError: nothing in the model is frozen, or it is in float8.
     """
     _check_processes()
     from torch.distributed.fsdp import fully_shard
 
+    if any(isinstance(module, Float8Linear) for module in model.modules()):
+        raise ValueError("a base in float8 cannot be spread: load it in 16 bits.")
     if all(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("nothing is frozen: call add_adaption_prompts(model) first.")
     adapters = [module for module in model.modules() if isinstance(module, Float32Module)]
