@@ -4,9 +4,10 @@
     python -m benchmarks.decode --shape smollm2 --batch-sizes 1 32
 
 Greedy, from a prompt of 32 random tokens. Ways: eager with a growing cache; `static`, transformers'
-static cache, which compiles the decoding step on a GPU. `speed_of_base` is the base's time over the
-method's, the median over rounds. The floor is the time to read the weights once for each token, at
-the rate of a large copy. Results go to `results/decode.json`.
+static cache, which compiles the decoding step on a GPU; base and ours also with a base that is
+`fused`. `speed_of_base` is the base's time over the method's, in the same way and over rounds the
+median; `speed_of_plain_base` is that of the base that is not fused. The floor is the time to read
+the weights once for each token, at the rate of a large copy. Results go to `results/decode.json`.
 """
 
 import argparse
@@ -20,10 +21,12 @@ from transformers import GenerationConfig
 
 from benchmarks import measure
 from benchmarks.methods import BASE, LORA, OURS, PEFTS, SHAPES, Base, prepare
-from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, set_adapter
+from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, fuse_base, set_adapter
 from llama_adapter_edu.adapters.manage import adapter_prompts
 
 METHODS = (BASE, OURS, PEFTS, LORA)
+FUSED = " fused"
+WAYS = ("eager", "static", "eager fused", "static fused")
 
 
 def open_gates(model: torch.nn.Module) -> None:
@@ -41,7 +44,7 @@ def make_generate(model, way: str, rows: int, new_tokens: int, device: torch.dev
         min_new_tokens=new_tokens,
         do_sample=False,
         pad_token_id=0,
-        cache_implementation="static" if way == "static" else None,
+        cache_implementation="static" if way.startswith("static") else None,
     )
     mask = torch.ones_like(ids)
     return lambda: model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
@@ -62,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1])
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--ways", nargs="+", choices=("eager", "static"), default=["eager"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["eager"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "decode.json")
@@ -75,35 +78,46 @@ def main(arguments: list[str] | None = None) -> int:
     about = {"shape": options.shape, "dtype": str(dtype).removeprefix("torch.")}
     about |= measure.conditions(device) | {"copy_gb_per_s": round(rate / 1e9, 1)}
 
-    for rows, way in product(options.batch_sizes, options.ways):
+    variants = [
+        (m, w)
+        for m, w in product(options.methods, options.ways)
+        if FUSED not in w or m in (BASE, OURS)
+    ]
+    for rows in options.batch_sizes:
         works, records = {}, []
-        for method in options.methods:
+        for method, way in variants:
             record = {"method": method, "way": way, "batch": str(rows)}
             records.append(record)
             model = prepare(method, base.model(), 10, 30).eval()
             open_gates(model)
+            if FUSED in way:
+                fuse_base(model)
             work = make_generate(model, way, rows, options.new_tokens, device)
             try:
                 work()
-                works[method] = work
+                works[method, way] = work
             except Exception as error:  # of other libraries too: one that cannot run says why
                 record["failed"] = f"{type(error).__name__}: {error}".split("\n")[0][:200]
         times = measure.interleaved(works, device, rounds=options.rounds, times=1)
         for record in records:
-            if own := times.get(record["method"]):
+            method, way = record["method"], record["way"]
+            if own := times.get((method, way)):
                 record |= measure.spread(own)
                 per_second = 1e3 * rows * options.new_tokens / record["median_ms"]
                 record["tokens_per_second"] = round(per_second, 1)
                 floor = 1e3 * options.new_tokens * weights / rate
                 record["floor_ms"] = round(floor, 2)
                 record["times_floor"] = round(record["median_ms"] / floor, 2)
-                if bare := times.get(BASE):
-                    ratios = [one / other for one, other in zip(bare, own, strict=True)]
-                    record["speed_of_base"] = round(statistics.median(ratios), 3)
+                compared = {"speed_of_base": way}
+                if FUSED in way:
+                    compared["speed_of_plain_base"] = way.removesuffix(FUSED)
+                for name, way_of_base in compared.items():
+                    if bare := times.get((BASE, way_of_base)):
+                        ratios = [one / other for one, other in zip(bare, own, strict=True)]
+                        record[name] = round(statistics.median(ratios), 3)
         columns = ["method", "way", "batch", "median_ms", "lowest_ms", "highest_ms"]
-        measure.print_table(
-            records, [*columns, "tokens_per_second", "speed_of_base", "times_floor"]
-        )
+        columns += ["tokens_per_second", "speed_of_base", "speed_of_plain_base", "times_floor"]
+        measure.print_table(records, columns)
         measure.keep(options.output, [about | record for record in records])
 
     swap = {"method": OURS, "way": "set_adapter"} | measure.spread(swap_seconds(base, device, 20))

@@ -1,11 +1,14 @@
 """The ways to fine-tune that the speed benchmarks compare, on one set of base weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import peft
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
 
 from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, load_llama
 
@@ -76,6 +79,26 @@ def prepare(method: str, model: nn.Module, adapter_len: int, adapter_layers: int
         )
         return peft.get_peft_model(model, config)
     return model.requires_grad_(method == FULL)
+
+
+@contextmanager
+def with_liger(model: nn.Module) -> Iterator[None]:
+    """Inside, the model runs as users of Liger-Kernel run it: their patch, with its defaults.
+
+    It changes transformers' Llama for all models of the process, so that is taken back.
+    """
+    from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+    names = ("LlamaRMSNorm", "LlamaMLP", "apply_rotary_pos_emb")
+    with patch.multiple(modeling_llama, **{name: getattr(modeling_llama, name) for name in names}):
+        if not getattr(model, "has_liger", False):
+            apply_liger_kernel_to_llama(model=getattr(model, "get_base_model", lambda: model)())
+            model.has_liger = True
+        else:
+            from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+            modeling_llama.apply_rotary_pos_emb = liger_rotary_pos_emb
+        yield
 
 
 def random_batch(

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.methods import OURS, SHAPES, Base, prepare
+from llama_adapter_edu.base_models.float8 import to_float8
 from llama_adapter_edu.data.batches import collate, length_grouped_batches
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.compiled import compiled_layers
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--eager", action="store_true", help="else with compiled layers")
+    parser.add_argument("--float8", action="store_true", help="the base")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "paper_run.json")
     options = parser.parse_args(arguments)
@@ -50,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     dtype = torch.bfloat16 if on_gpu else torch.float32
     base = Base(options.shape, device, dtype)
     model = prepare(OURS, base.model(), 10, 30).train()
+    if options.float8:
+        to_float8(model)
+        del base.weights
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
 
     rng = random.Random(0)
@@ -83,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     record = {
         "shape": options.shape,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": "float8" if options.float8 else str(dtype).removeprefix("torch."),
         "way": "eager" if options.eager else "compile",
         "batch_size": options.batch_size,
         "measured_seconds": round(took, 3),

@@ -5,10 +5,11 @@
     python -m benchmarks.train_step --shape llama-7b --batch-sizes 8 --lengths 512       # 80 GB GPU
 
 A step is forward, backward and AdamW. Ways to run it: eager; `compile` (torch.compile of each
-decoder layer, and of our loss, as `finetune(compile_layers=True)` does it); ours alone also in CUDA
-graphs, as `finetune(cuda_graphs=True)` does it: `graphs`, or `compiled graphs` with compiled layers
-in them. The others train as their users train them: `model(**batch).loss`, logits for all
-positions.
+decoder layer, and of our loss, as `finetune(compile_layers=True)` does it); `fused` (ours as
+`finetune(fused=True)`, the others with Liger-Kernel as its users apply it). Ours alone also in CUDA
+graphs, as `finetune(cuda_graphs=True)`: `graphs`, `compiled graphs`, `fused graphs`; and with a
+base in float8: `float8 compile`. The others train as their users train them: `model(**batch).loss`,
+logits for all positions.
 
 The floor is the time that the step's matrix products take at the rate of large matrix products,
 measured in the same rounds: under load, a GPU lowers its clock. Results go to
@@ -20,6 +21,7 @@ import gc
 import statistics
 import sys
 import traceback
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 
@@ -39,45 +41,58 @@ from benchmarks.methods import (
     prepare,
     random_batch,
     step_flops,
+    with_liger,
 )
-from llama_adapter_edu import encode_dataset
+from llama_adapter_edu import encode_dataset, fuse_base
+from llama_adapter_edu.base_models.float8 import to_float8
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.batches import collate
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.compiled import compile_layers
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients
-from llama_adapter_edu.training.loss import answer_loss, cross_entropy_sum
+from llama_adapter_edu.training.loss import answer_loss, cross_entropy_sum, fused_cross_entropy_sum
 
 METHODS = (OURS, PEFTS, LORA, BASE, FULL)
 PRODUCTS = "large matrix products"
-WAYS = ("eager", "compile", "graphs", "compiled graphs")
+OF_ALL = ("eager", "compile", "fused")
+WAYS = (*OF_ALL, "graphs", "compiled graphs", "fused graphs", "float8 compile")
 
 
 def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor]) -> Step:
     """A call that does one whole step and returns its loss; of the base, the forward alone."""
-    loss_sum = cross_entropy_sum
-    if way.startswith("compile"):
+    loss_sum, own = cross_entropy_sum, method == OURS
+    if "float8" in way:
+        to_float8(model)
+    if "fused" in way and own:
+        fuse_base(model)
+        loss_sum = fused_cross_entropy_sum
+    if "compile" in way:
         loss_sum = compile_layers(getattr(model, "get_base_model", lambda: model)())
     if method == BASE:
         return torch.no_grad()(lambda: answer_loss(model, batch, loss_sum))
 
-    graphed, own = way.endswith("graphs"), method == OURS
+    graphed = way.endswith("graphs")
     if own:  # as the library's loop does it: padding on the right needs no mask
         batch = {name: batch[name] for name in ("input_ids", "labels")}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=1e-5, fused=learnt[0].is_cuda or None)
     if graphed:
         n_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
         graphs = GraphedGradients(model, pad_token_id=0, loss_sum=loss_sum)
 
-    def step() -> Tensor:
+    def gradients() -> Tensor:
         if graphed:
-            loss = graphs(batch, n_tokens)
-        else:
+            return graphs(batch, n_tokens)
+        with nullcontext() if own or way != "fused" else with_liger(model):
             if own:
                 loss = answer_loss(model, batch, loss_sum)
             else:
                 loss = model(**batch, use_cache=False).loss
             loss.backward()
+        return loss
+
+    def step() -> Tensor:
+        loss = gradients()
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()
@@ -94,6 +109,16 @@ def course_batch(base: Base, rows: int, device: torch.device) -> dict[str, Tenso
 
 def allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+
+
+def shared_bytes(base: Base, model: nn.Module) -> int:
+    """What this model has of the base's weights: in float8 it has its own."""
+    of_base = {weight.data_ptr() for weight in base.weights.values()}
+    return sum(
+        {
+            w.data_ptr(): w.nbytes for w in model.state_dict().values() if w.data_ptr() in of_base
+        }.values()
+    )
 
 
 def first_steps(step: Step, device: torch.device, times: int = 3) -> tuple[float, int]:
@@ -117,7 +142,6 @@ def compare(
     steps, records = {}, []
     dtype = next(iter(base.weights.values())).dtype
     products, product_flops = measure.large_products(device, dtype)
-    base_bytes = sum({t.data_ptr(): t.nbytes for t in base.weights.values()}.values())
     rows, length = batch["labels"].shape
     n_tokens = rows * length
     for method, way in variants:
@@ -143,7 +167,7 @@ def compare(
         record["flops"] = flops
         record["first_loss"] = round(loss, 4)
         if peak and not way.endswith("graphs"):  # a graph's memory is not counted as allocated
-            record["peak_gib"] = round((peak - before + base_bytes) / 2**30, 2)
+            record["peak_gib"] = round((peak - before + shared_bytes(base, model)) / 2**30, 2)
         steps[method, way] = step
     rounds = {"rounds": options.rounds, "times": options.times}
     times = measure.interleaved({PRODUCTS: products, **steps}, device, **rounds)
@@ -189,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     variants = [
         (method, way)
         for method, way in product(options.methods, options.ways)
-        if method == OURS or not way.endswith("graphs")
+        if method == OURS or way in OF_ALL
     ]
     about = measure.conditions(device)
     for rows, length in product(options.batch_sizes, options.lengths):

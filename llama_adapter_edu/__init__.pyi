@@ -11,6 +11,8 @@ from .adapters.inspect import prompt_weights as prompt_weights
 from .adapters.manage import add_adaption_prompts as add_adaption_prompts
 from .adapters.manage import remove_adapter as remove_adapter
 from .adapters.manage import set_adapter as set_adapter
+from .base_models.fused import fuse_base as fuse_base
+from .base_models.fused import unfuse_base as unfuse_base
 from .base_models.load import load_llama as load_llama
 from .data.encoding import encode_dataset as encode_dataset
 from .data.evaluate import generate_answers as generate_answers

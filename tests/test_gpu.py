@@ -51,7 +51,16 @@ def check_equals_one(losses, prompts, one):
 
 
 @gpus(1)
-@pytest.mark.parametrize("options", [{}, {"cuda_graphs": True}, {"compile_layers": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cuda_graphs": True},
+        {"compile_layers": True},
+        {"fused": True},
+        {"fused": True, "cuda_graphs": True},
+    ],
+)
 def test_one_gpu(one, options):
     model = tiny_model(tie_word_embeddings=False)
     losses = on_gpu(model.to("cuda") if options else model, **options).losses

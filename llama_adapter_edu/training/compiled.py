@@ -1,4 +1,4 @@
-"""An option for training: torch.compile runs layers and loss as fewer, larger kernels."""
+"""Two options for training: layers and loss in fewer, larger kernels, compiled or ready-made."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from llama_adapter_edu.adapters.decoder import decoder_of
-from llama_adapter_edu.training.loss import LossSum, cross_entropy_sum
+from llama_adapter_edu.base_models.fused import fused_base
+from llama_adapter_edu.training.loss import LossSum, cross_entropy_sum, fused_cross_entropy_sum
 
 
 @contextmanager
@@ -37,3 +38,10 @@ def compile_layers(model: nn.Module, **options) -> LossSum:
         # Not `layer.compile()`: hooks, which put a spread layer's weights together, stay outside.
         layer.forward = torch.compile(layer.forward, **options)
     return torch.compile(cross_entropy_sum, **options)
+
+
+@contextmanager
+def fused_layers(model: nn.Module) -> Iterator[LossSum]:
+    """Inside, the base is fused (`fuse_base`); yields `cross_entropy_sum` in one kernel."""
+    with fused_base(model):
+        yield fused_cross_entropy_sum

@@ -78,7 +78,9 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+    on_gpu = all(parameter.is_cuda for parameter in trainable)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=on_gpu or None)
 
 
 def training_batches(lengths: Sequence[int], config: TrainingConfig) -> list[list[int]]:

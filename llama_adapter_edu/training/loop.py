@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llama_adapter_edu.adapters.inspect import gate_openings
 from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import resume
-from llama_adapter_edu.training.compiled import compiled_layers
+from llama_adapter_edu.training.compiled import compiled_layers, fused_layers
 from llama_adapter_edu.training.config import (
     TrainingConfig,
     learning_rate_factor,
@@ -55,6 +55,7 @@ def finetune(
     save_every: int = 20,
     cuda_graphs: bool = False,
     compile_layers: bool = False,
+    fused: bool = False,
     document_ids: Int[Tensor, "1 t"] | None = None,
     share_start: bool = False,
 ) -> History:
@@ -82,6 +83,8 @@ def finetune(
             (see `cuda_graphs.py`). Not with mixed precision, micro-batches or packed rows.
         compile_layers: torch.compile the decoder's layers and the loss. Faster steps, with or
             without cuda_graphs, after a wait for the compiler: worth it for long runs.
+        fused: on NVIDIA GPUs, the base's small operations and the loss in fewer kernels, ready at
+            once (see `fuse_base`). Not with compile_layers, which fuses by itself.
         document_ids: learn from the base model that reads this document before each row, in place
             of the rows' own answers (see `distillation.py`). Not with cuda_graphs or packed rows.
         share_start: compute the tokens with which all rows begin, as a system prompt, once in a
@@ -110,6 +113,8 @@ def finetune(
     rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
     if cuda_graphs:
         check_possible(accelerator, config, rows.packed)
+    if fused and compile_layers:
+        raise ValueError("compiled layers are fused by the compiler: leave out fused.")
     if share_start and (cuda_graphs or document_ids is not None):
         raise ValueError("share_start: leave out cuda_graphs and document_ids.")
     about = {"data": rows.fingerprint, **asdict(config)}
@@ -127,11 +132,13 @@ def finetune(
     if resume_folder is not None:
         about |= about_model(model, accelerator)
 
+    faster = fused_layers if fused else lambda _: nullcontext(cross_entropy_sum)
+    faster = compiled_layers if compile_layers else faster
     with (
         resume.resume_folder(resume_folder, about, accelerator) as saved,
         _training(model, accelerator),
         caught_interrupts(resume_folder is not None) as interrupted,
-        compiled_layers(model) if compile_layers else nullcontext(cross_entropy_sum) as loss_sum,
+        faster(model) as loss_sum,
     ):
         history = saved.load(trained)
         # Flash attention keeps packed examples apart only in a batch of one row.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from llama_adapter_edu.base_models.fused import in_training, liger
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 
 LossSum = Callable[[Float[Tensor, "n v"], Int[Tensor, "n"]], Float[Tensor, ""]]
@@ -32,6 +33,19 @@ def cross_entropy_sum(logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]) ->
     chunks = zip(logits.split(CHUNK), labels.split(CHUNK), strict=True)
     again = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
     return torch.stack([again(*chunk) for chunk in chunks]).sum()
+
+
+def fused_cross_entropy_sum(
+    logits: Float[Tensor, "n v"], labels: Int[Tensor, "n"]
+) -> Float[Tensor, ""]:
+    """`cross_entropy_sum` in one kernel of Liger-Kernel, which writes the gradient over the logits.
+
+    Only on an NVIDIA GPU and with gradients; else `cross_entropy_sum` itself.
+    """
+    if not in_training(logits):
+        return cross_entropy_sum(logits, labels)
+    settings = None, IGNORE_INDEX, 0.0, 0.0, "sum"  # weights, z-loss and smoothing are left out
+    return liger().LigerCrossEntropyFunction.apply(logits, labels, *settings)[0]
 
 
 def labelled_columns(labels: Int[Tensor, "b s"]) -> Int[Tensor, "n"]:
