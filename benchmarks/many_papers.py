@@ -110,14 +110,17 @@ def run(way: str, base: Base, task: Task, seed: int, rate: float, steps: int) ->
     }
 
 
-def runs_of(number: int, settings: argparse.Namespace) -> list[dict]:
-    """All runs of one way: each rate on seed 0, the best of them on the other seeds."""
-    way, runs = WAYS[number], []
+def runs_of(number: int, settings: argparse.Namespace, done: list[dict]) -> list[dict]:
+    """All runs of one way that are not done: each rate on seed 0, the best on the other seeds."""
+    way, runs = WAYS[number], [run for run in done if run["way"] == WAYS[number]]
+    known = {(run["seed"], run["learning_rate"]) for run in runs}
     base, tokenizer, device = start(settings, number)
     for seed in range(settings.seeds):
         task = Task(base, tokenizer, seed, device)
         best = [] if seed == 0 else best_runs({"runs": runs}, way)
         for rate in [best[0]["learning_rate"]] if best else RATES[way]:
+            if (seed, rate) in known:
+                continue
             runs.append(run(way, base, task, seed, rate, settings.steps))
             print(json.dumps(runs[-1]), flush=True)
     return runs
@@ -139,10 +142,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1, help="ways that run at the same time")
+    parser.add_argument(
+        "--done", type=Path, help="runs of the same settings: lines that it printed"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT)
     settings = parser.parse_args()
 
     base, tokenizer, device = start(settings)
+    done = [json.loads(line) for line in settings.done.open()] if settings.done else []
     chosen = {name: getattr(settings, name) for name in ("shape", "seeds", "steps", "workers")}
     result = {"conditions": conditions(device) | chosen, "teacher": [], "bare": [], "runs": []}
     for seed in range(settings.seeds):
@@ -151,7 +158,7 @@ def main() -> None:
         result["teacher"].append({"tokens": task.document.shape[1], **right})
         result["bare"].append(task.scores(base.model()))
     with ProcessPoolExecutor(settings.workers, multiprocessing.get_context("spawn")) as pool:
-        for runs in pool.map(runs_of, range(len(WAYS)), repeat(settings)):
+        for runs in pool.map(runs_of, range(len(WAYS)), repeat(settings), repeat(done)):
             result["runs"] += runs
             text = json.dumps(result, indent=1) + "\n"
             settings.output.write_text(text, encoding="utf-8")

@@ -86,6 +86,14 @@ class Job:
         )
 
 
+def take_a_gpu(count, gpus: int) -> None:
+    """Let this process use one GPU, where there are several the next one in turn."""
+    with count.get_lock():
+        number, count.value = count.value, count.value + 1
+    if gpus > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+
+
 def do(job: Job) -> dict:
     return job()
 
@@ -112,7 +120,9 @@ class Results:
         """The missing ones, several at a time."""
         missing = self._missing(jobs)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(missing) or 1), context) as pool:
+        arguments = context.Value("i", 0), torch.cuda.device_count()
+        workers = min(workers, len(missing) or 1)
+        with ProcessPoolExecutor(workers, context, take_a_gpu, arguments) as pool:
             running = {pool.submit(do, job): job for job in missing}
             for future in as_completed(running):
                 if not future.cancelled():

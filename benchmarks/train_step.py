@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from benchmarks import measure
 from benchmarks.methods import (
@@ -93,6 +94,12 @@ def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor])
 
     def step() -> Tensor:
         loss = gradients()
+        if not hasattr(
+            step, "gradient_norm"
+        ):  # of the first step: a way without one learns nothing
+            step.gradient_norm = get_total_norm(
+                [p.grad for p in learnt if p.grad is not None]
+            ).item()
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()
@@ -145,6 +152,7 @@ def compare(
     rows, length = batch["labels"].shape
     n_tokens = rows * length
     for method, way in variants:
+        gc.collect()
         before = allocated(device)
         record = {"method": method, "way": way}
         records.append(record)
@@ -166,6 +174,8 @@ def compare(
             flops -= 2 * config.hidden_size * config.vocab_size * labelled  # no backward
         record["flops"] = flops
         record["first_loss"] = round(loss, 4)
+        if method != BASE:
+            record["gradient_norm"] = float(f"{step.gradient_norm:.3g}")
         if peak and not way.endswith("graphs"):  # a graph's memory is not counted as allocated
             record["peak_gib"] = round((peak - before + shared_bytes(base, model)) / 2**30, 2)
         steps[method, way] = step
@@ -232,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
         rate = f"{records[0]['matmul_tflops']:,.2f} TFLOP/s in large products"
         print(f"\n{setting['shape']}, {setting['batch']} tokens, {setting['dtype']}, {rate}")
         shown = ["method", "way", "median_ms", "lowest_ms", "highest_ms"]
-        shown += ["tokens_per_second", "peak_gib", "floor_ms", "times_floor"]
+        shown += ["tokens_per_second", "peak_gib", "floor_ms", "times_floor", "gradient_norm"]
         measure.print_table(records, shown)
         measure.keep(options.output, [setting | about | record for record in records])
     return 0

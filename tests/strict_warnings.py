@@ -10,6 +10,7 @@ import warnings
 from types import FrameType
 
 KINDS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+OF_THE_COMPILER = "torch.jit", "should not be instantiated. Methods on autograd functions"
 BETWEEN = {"torch", "functools", "contextlib", "typing_extensions", "warnings", "logging"}
 
 
@@ -18,6 +19,9 @@ def install() -> None:
 
     def strict_warn(message, category=None, stacklevel=1, source=None, **options):
         kind = type(message) if isinstance(message, Warning) else category or UserWarning
+        # torch's compiler uses parts of torch that torch itself deprecates.
+        if any(part in str(message) for part in OF_THE_COMPILER):
+            return warn(message, category, stacklevel + 1, source, **options)
         if issubclass(kind, KINDS) and called_by_us(sys._getframe(1)):
             raise kind(str(message))
         return warn(message, category, stacklevel + 1, source, **options)

@@ -10,7 +10,14 @@ from accelerate.state import AcceleratorState
 from tiny_run import TOKENIZER, tiny_model, tiny_rows
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from llama_adapter_edu import TrainingConfig, finetune
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    TrainingConfig,
+    add_adaption_prompts,
+    finetune,
+    set_adapter,
+)
+from llama_adapter_edu.base_models.float8 import to_float8
 from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loop as the_loop
 from llama_adapter_edu.training.compiled import compiled_layers
@@ -65,9 +72,22 @@ def test_layers_compile_whole_and_not_again_from_step_to_step():
 
 
 @pytest.mark.heavy
-def test_swapping_adapters_compiles_nothing_again():
-    from llama_adapter_edu import AdaptionPromptConfig, add_adaption_prompts, set_adapter
+@pytest.mark.parametrize("kind", ["prompts", "V2", "float8"])
+def test_layers_of_a_kind_are_compiled_once_however_many_they_are(kind):
+    model = tiny_model(adapter=False, num_hidden_layers=9)
+    add_adaption_prompts(model, AdaptionPromptConfig(5, 7, bias_scale=kind == "V2"))
+    if kind == "float8":
+        to_float8(model)
+    counter, ids = CompileCounterWithBackend("aot_eager"), torch.arange(3, 17).reshape(2, 7)
+    with compiled_layers(model.train(), backend=counter, fullgraph=True):
+        for _ in range(2):
+            answer_loss_sum(model, {"input_ids": ids, "labels": ids})[0].backward()
+    # Below the adapters, the lowest with one, those above. V2 changes the lowest as those above.
+    assert counter.frame_count <= 3
 
+
+@pytest.mark.heavy
+def test_swapping_adapters_compiles_nothing_again():
     counter, model = CompileCounterWithBackend("aot_eager"), tiny_model()
     add_adaption_prompts(model, AdaptionPromptConfig(5, 2), "second")
     ids = torch.randint(3, 96, (2, 7))

@@ -305,3 +305,11 @@ def test_tokens_that_peft_puts_before_the_text_move_no_label(kind, mapped):
     }
     with torch.no_grad():
         torch.testing.assert_close(answer_loss(model, row), model(**row).loss)
+
+
+def test_gradients_that_are_all_zero_are_refused():
+    model = tiny_model()
+    for prompt in adapter_prompts(model, "default").values():
+        prompt.gate.register_hook(torch.zeros_like)  # the gates are closed, so prompts get none
+    with pytest.raises(ValueError, match="exactly zero, so nothing would be learnt"):
+        tiny_run(model=model)

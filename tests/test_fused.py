@@ -29,6 +29,7 @@ from llama_adapter_edu import (
     unfuse_base,
 )
 from llama_adapter_edu.base_models import fused
+from llama_adapter_edu.training.compiled import compiled_layers
 from llama_adapter_edu.training.loss import answer_loss, cross_entropy_sum, fused_cross_entropy_sum
 
 IDS = torch.arange(1, 21).reshape(2, 10)
@@ -201,9 +202,10 @@ def test_compiled_layers_of_a_fused_model():
     open_gates(model)
     before = answer_loss(model, batch)
     fuse_base(model)
-    for layer in model.model.layers:
-        layer.forward = torch.compile(layer.forward, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(answer_loss(model, batch), before)
+    torch.compiler.reset()
+    with compiled_layers(model, backend="aot_eager", fullgraph=True):
+        torch.testing.assert_close(answer_loss(model, batch), before)
+    torch.compiler.reset()
 
 
 @on_gpu
@@ -231,7 +233,7 @@ def test_a_second_backward_through_one_graph_is_an_error_and_not_another_number(
     model = fuse_base(model_of(LlamaConfig)).to("cuda")
     loss = model(IDS.cuda()).logits.sum()
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="inplace"):
         loss.backward()
 
 

@@ -11,7 +11,14 @@ from accelerate import Accelerator, dispatch_model
 from accelerate.state import AcceleratorState
 from tiny_run import TOKENIZER, save_base, tiny_model, tiny_rows, tiny_run
 
-from llama_adapter_edu import TrainingConfig, finetune, load_adapter, save_adapter
+from llama_adapter_edu import (
+    AdaptionPromptConfig,
+    TrainingConfig,
+    add_adaption_prompts,
+    finetune,
+    load_adapter,
+    save_adapter,
+)
 from llama_adapter_edu.adapters.manage import adapter_prompts
 
 SCRIPT = str(Path(__file__).with_name("processes_run.py"))
@@ -82,7 +89,11 @@ def test_a_device_map(one, tmp_path, places, options):
     names = ["model.embed_tokens", *(f"model.layers.{n}" for n in range(3))]
     device_map = dict(zip(names, (embedding, *layers), strict=True))
     device_map |= {"model.norm": head, "lm_head": head, "model.rotary_emb": 0}
-    model = dispatch_model(tiny_model(tie_word_embeddings=False), device_map)
+    model = dispatch_model(tiny_model(adapter=False, tie_word_embeddings=False), device_map)
+    add_adaption_prompts(model, AdaptionPromptConfig(5, 2))
+    first = adapter_prompts(tiny_model(tie_word_embeddings=False), "default")
+    for number, prompt in adapter_prompts(model, "default").items():
+        prompt.load_state_dict(first[number].state_dict())
     losses = on_gpu(model, resume_folder=tmp_path / "run", **options).losses
     check_equals_one(losses, adapter_prompts(model, "default"), one)
     generated = model.generate(IDS.to("cuda"), max_new_tokens=5, do_sample=False)

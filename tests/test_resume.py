@@ -191,6 +191,11 @@ def test_an_offloaded_base_is_the_same_base_and_trains_alike(tmp_path):
     assert tiny_run(tmp_path / "half", model=offloaded())[0].losses == whole.losses
 
 
+def test_adapters_that_were_offloaded_with_their_base_are_refused_in_words():
+    with pytest.raises(ValueError, match="offload the base, and then add the adapters"):
+        tiny_run(model=cpu_offload(tiny_model(), execution_device="cpu"))
+
+
 def test_another_micro_batch_size_may_go_on(tmp_path):
     tiny_run(tmp_path)
     assert len(tiny_run(tmp_path, micro_batch_size=2)[0].losses) == 6

@@ -47,7 +47,9 @@ class _Block(NamedTuple):
 
 
 class _OfThread(threading.local):
-    choices: dict[int, Choice] = {}  # noqa: RUF012  replaced, never changed in place
+    # Replaced, never changed in place. In `__init__`: of a class, torch.compile would not see that.
+    def __init__(self) -> None:
+        self.choices: dict[int, Choice] = {}
 
 
 _blocks: ContextVar[tuple[_Block, ...]] = ContextVar("use_adapter", default=())

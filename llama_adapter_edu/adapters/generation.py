@@ -51,6 +51,8 @@ class Call:
 
     def image_of(self, number: int) -> Tensor | None:
         """The picture as this layer sees it."""
+        if self.image is None:  # compiled layers would else be compiled for each number
+            return None
         return self.image if number < self.blind_from else None
 
 
@@ -79,9 +81,11 @@ class Generation:
 
 
 class _OfThread(threading.local):
-    generation: Generation | None = None
-    listener: Callable | None = None
-    call: Call | None = None  # of the decoder layer that computes (see `layers/changes.py`)
+    # Not as attributes of the class: torch.compile would read those, whatever the thread has set.
+    def __init__(self) -> None:
+        self.generation: Generation | None = None
+        self.listener: Callable | None = None
+        self.call: Call | None = None  # of the layer that computes (see `layers/changes.py`)
 
 
 of_thread = _OfThread()

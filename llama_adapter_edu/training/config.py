@@ -67,13 +67,15 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     """AdamW on what trains, with weight decay on matrices (prompts) and none on vectors (gates).
 
     Raises:
-        ValueError: nothing trains, or only a piece of it is in this process.
+        ValueError: nothing trains, it is offloaded, or only a piece of it is in this process.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError("nothing in this model trains: call add_adaption_prompts(model) first.")
     if any(hasattr(parameter, "placements") for parameter in trainable):
         raise ValueError("what trains is cut into pieces: freeze the base, adapters stay whole.")
+    if any(parameter.is_meta for parameter in trainable):
+        raise ValueError("what trains is offloaded: offload the base, and then add the adapters.")
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},

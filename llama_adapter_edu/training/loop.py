@@ -96,8 +96,8 @@ def finetune(
         the loss and, for a model with adaption prompts, the gates' openings after each step.
 
     Raises:
-        ValueError: nothing trains, rows are not what training can use, a step has no labels,
-            processes have different data, or an argument is out of range.
+        ValueError: nothing trains or learns, rows are not what training can use, a step has no
+            labels, processes have different data, or an argument is out of range.
         ResumeError: the folder holds another run or a broken checkpoint, or a run works in it.
         OSError: a checkpoint cannot be written. Earlier ones are whole.
         FloatingPointError: loss or gradients became NaN or infinite. The model is as it was after
@@ -203,6 +203,11 @@ def _update(
         optimizer.zero_grad()
         what = f"the loss became {loss}" if not isfinite(loss) else f"gradients became {norm}"
         raise FloatingPointError(what)
+    if step == 0 and norm == 0:
+        raise ValueError(
+            "all gradients are exactly zero, so nothing would be learnt: what trains does not move "
+            "the loss. With compile_layers, try without it, or another version of torch."
+        )
     for group in optimizer.param_groups:
         factor = learning_rate_factor(step, config.steps, config.warmup_steps)
         group["lr"] = config.learning_rate * factor

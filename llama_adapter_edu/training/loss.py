@@ -40,9 +40,10 @@ def fused_cross_entropy_sum(
 ) -> Float[Tensor, ""]:
     """`cross_entropy_sum` in one kernel of Liger-Kernel, which writes the gradient over the logits.
 
-    Only on an NVIDIA GPU and with gradients; else `cross_entropy_sum` itself.
+    Only on an NVIDIA GPU, with gradients and outside of CUDA graphs, since it counts labels on the
+    CPU; else `cross_entropy_sum` itself.
     """
-    if not in_training(logits):
+    if not in_training(logits) or torch.cuda.is_current_stream_capturing():
         return cross_entropy_sum(logits, labels)
     settings = None, IGNORE_INDEX, 0.0, 0.0, "sum"  # weights, z-loss and smoothing are left out
     return liger().LigerCrossEntropyFunction.apply(logits, labels, *settings)[0]
