@@ -11,7 +11,13 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.measure import RESULTS
-from benchmarks.report_more import five_ways, mixed_adapters, several_gpus, swapped_halves
+from benchmarks.report_more import (
+    five_ways,
+    float8_quality,
+    mixed_adapters,
+    several_gpus,
+    swapped_halves,
+)
 from benchmarks.report_speed import speed, trials
 from tools.marked import replace_marked
 
@@ -122,9 +128,10 @@ def for_docs() -> str:
     """All results; links lead from docs/ to the files."""
     stored = read(STORED, "quality", "vision", "many_papers", "swap_experts")
     timed = read(RESULTS, "train_step", "decode", "load", "paper_run", "savings", "time_to_95")
-    more = read(RESULTS, "several_gpus", "mixed_adapters")
+    more = read(RESULTS, "several_gpus", "mixed_adapters", "float8_quality")
     parts = [quality(stored["quality"]), vision(stored["vision"]), speed(timed)]
     parts += [several_gpus(more["several_gpus"]), mixed_adapters(more["mixed_adapters"])]
+    parts += [float8_quality(more["float8_quality"])]
     parts += [five_ways(stored["many_papers"]), swapped_halves(stored["swap_experts"])]
     text = "\n\n".join("\n".join(part) for part in parts)
     return re.sub(r"\]\((?!https?:)", "](../", text)

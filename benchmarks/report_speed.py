@@ -9,8 +9,11 @@ USUAL_PROMPTS = 10
 SHAPES = {"llama-7b": "LLaMA-7B shape", "smollm2": "SmolLM2 shape", "smollm2-real": "SmolLM2"}
 WAYS = {
     "eager": "eager",
+    "fused": "fused, with Liger-Kernel",
     "compile": "compiled layers",
+    "float8 compile": "base in float8, compiled layers",
     "graphs": "CUDA graphs",
+    "fused graphs": "CUDA graphs, fused",
     "compiled graphs": "CUDA graphs of compiled layers",
     "static": "static cache, compiled",
 }
@@ -192,6 +195,11 @@ def headlines(train: list[dict], decode: list[dict]) -> list[str]:
         f"{step(LORA, 'eager', large)}.",
         f"* SmolLM2's shape, {small} tokens: {step(OURS, 'compiled graphs', small)} in CUDA graphs "
         f"of compiled layers, PEFT's prompts {step(PEFTS, 'eager', small)} (eager).",
+        "* The same step of LLaMA-7B's shape with Liger-Kernel's fused operations on all sides, "
+        f"ready at once: ours {step(OURS, 'fused', large)}, PEFT's prompts "
+        f"{step(PEFTS, 'fused', large)}, its "
+        f"LoRA {step(LORA, 'fused', large)}. With the base in float8 and compiled layers: "
+        f"{step(OURS, 'float8 compile', large)}.",
         f"* The course's own batches on the CPU: {step(OURS, 'eager', course, 'CPU')}, PEFT's "
         f"prompts {step(PEFTS, 'eager', course, 'CPU')}.",
         f"* `generate` with an adapter keeps {share('eager', 'smollm2-real', 'CPU')} of the base "
