@@ -90,6 +90,7 @@ def quality(stored: dict) -> list[str]:
         "",
         *methods(stored),
         "",
+        "V2 and the cartridge were measured later, on another machine with the same card. "
         f"The base is in float32. Versions: torch {about['torch']}, transformers "
         f"{about['transformers']}, PEFT {about['peft']}. All runs: "
         "[quality.json](llama_adapter_edu/course/results/quality.json), written by "
