@@ -10,8 +10,8 @@ settings and schedule, `rows.py` the data, `loss.py` the loss, `step.py` compute
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -37,7 +37,12 @@ from llama_adapter_edu.training.config import (
 from llama_adapter_edu.training.cuda_graphs import GraphedGradients, check_possible
 from llama_adapter_edu.training.interrupts import caught_interrupts
 from llama_adapter_edu.training.loss import cross_entropy_sum
-from llama_adapter_edu.training.processes import check_accelerator, check_same, sum_over_processes
+from llama_adapter_edu.training.processes import (
+    check_accelerator,
+    check_same,
+    sum_over_processes,
+    trains_there,
+)
 from llama_adapter_edu.training.shared_start import SharedStart
 from llama_adapter_edu.training.state import History, Trained, about_model
 from llama_adapter_edu.training.step import Gradients, check_gradients
@@ -136,7 +141,7 @@ def finetune(
     faster = compiled_layers if compile_layers else faster
     with (
         resume.resume_folder(resume_folder, about, accelerator) as saved,
-        _training(model, accelerator),
+        trains_there(model, accelerator),
         caught_interrupts(resume_folder is not None) as interrupted,
         faster(model) as loss_sum,
     ):
@@ -215,19 +220,3 @@ def _update(
     scaler.update()
     optimizer.zero_grad()
     return loss, stops > 0
-
-
-@contextmanager
-def _training(model: PreTrainedModel, accelerator: Accelerator) -> Iterator[None]:
-    """Inside, the model trains on the accelerator's device, and random numbers are our own."""
-    was_training = model.training
-    spread = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
-    places = [(device.type, device.index or 0) for device in (model.device, accelerator.device)]
-    if not spread and places[0] != places[1]:
-        model.to(accelerator.device)
-    model.train()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        model.train(was_training)

@@ -5,7 +5,8 @@ sum over the processes a step is all they need, whether the base is whole in eac
 over them (FSDP), or spread over the GPUs of each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,22 @@ def check_accelerator(accelerator: Accelerator) -> None:
             f"the accelerator uses {accelerator.distributed_type.value}, which would cut the "
             "adapters into pieces. Start without it; load_llama(..., shard=True) spreads the base."
         )
+
+
+@contextmanager
+def trains_there(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Inside, the model trains on the accelerator's device, and random numbers are our own."""
+    was_training = model.training
+    spread = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
+    places = [(device.type, device.index or 0) for device in (model.device, accelerator.device)]
+    if not spread and places[0] != places[1]:
+        model.to(accelerator.device)
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        model.train(was_training)
 
 
 def sum_over_processes(
