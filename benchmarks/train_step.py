@@ -80,6 +80,7 @@ def make_step(method: str, way: str, model: nn.Module, batch: dict[str, Tensor])
     if graphed:
         n_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
         graphs = GraphedGradients(model, pad_token_id=0, loss_sum=loss_sum)
+        batch = {name: tensor.cpu() for name, tensor in batch.items()}
 
     def gradients() -> Tensor:
         if graphed:

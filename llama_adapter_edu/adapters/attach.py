@@ -47,6 +47,7 @@ class LayerView:
 
     Attributes:
         heard: is shown what arrives at the layer's attention, in its place, unless it is None.
+        ready: the heads of the acting prompts, if they are computed already (`layers/at_once.py`).
     """
 
     _attn_implementation = ADAPTED
@@ -59,7 +60,7 @@ class LayerView:
         n_query_heads: int | None = None,
         key_scale: float = 1.0,
     ) -> None:
-        vars(self).update(base=base, state=state, number=number, heard=None)
+        vars(self).update(base=base, state=state, number=number, heard=None, ready=None)
         vars(self).update(n_query_heads=n_query_heads, key_scale=key_scale)
 
     def __getattr__(self, name: str) -> Any:
@@ -137,7 +138,7 @@ def _added(
 ) -> Float[Tensor, "b h s d"] | None:
     """What the acting prompts of this layer add to its heads; None if it has none that act."""
     number, choice = attention.config.number, call.choice
-    heads = call.kept.get(number) if call.kept is not None else None
+    heads = attention.config.ready if call.kept is None else call.kept.get(number)
     if heads is None:
         if isinstance(choice, tuple):
             heads = _heads_of_rows(attention, query, call)

@@ -5,12 +5,19 @@ CUDA graph launches all kernels of forward and backward at once. It needs fixed 
 are padded to a few sizes, and each size is recorded when it first comes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from llama_adapter_edu.adapters.decoder import decoder_of
+from llama_adapter_edu.adapters.layers.at_once import HeadsAtOnce
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.config import TrainingConfig
 from llama_adapter_edu.training.loss import (
@@ -19,6 +26,10 @@ from llama_adapter_edu.training.loss import (
     cross_entropy_sum,
     labelled_columns,
 )
+
+WINDOWS = "sliding_window", "attention_chunk_size"  # as transformers' configs call them
+MASKLESS = "sdpa_without_mask"
+AttentionInterface.register(MASKLESS, sdpa_attention_forward)
 
 BUCKET = 16  # columns: lengths are rounded up to a multiple of this
 
@@ -49,6 +60,32 @@ def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str
     return padded, n_columns
 
 
+def sees_all_before(config: PretrainedConfig, length: int) -> bool:
+    """Whether PyTorch's attention, without a mask, is that of this model on so many tokens."""
+    limits = (getattr(config, name, None) for name in WINDOWS)
+    both_ways = getattr(config, "use_bidirectional_attention", None)
+    return (
+        config._attn_implementation == "sdpa"
+        and not both_ways
+        and all(limit is None or limit >= length for limit in limits)
+    )
+
+
+@contextmanager
+def without_mask(model: nn.Module) -> Iterator[None]:
+    """Inside, transformers makes no mask for PyTorch's attention.
+
+    While a graph is recorded, it would always make one, for a function with this name. So the
+    function has another name, which the list of mask functions lacks.
+    """
+    config = decoder_of(model).config
+    own, config._attn_implementation = config._attn_implementation, MASKLESS
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
+
+
 class GraphedGradients:
     """Gradients of the loss per labelled token, from a graph for each shape of batch.
 
@@ -65,16 +102,18 @@ class GraphedGradients:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters or {p.device.type for p in self.parameters} != {"cuda"}:
             raise ValueError("cuda_graphs needs a model on an NVIDIA GPU, with something to train.")
+        self.heads = HeadsAtOnce(model)
         self.recorded: dict[tuple, tuple] = {}
         self.memory = torch.cuda.graph_pool_handle()  # graphs share it: only one runs at a time
 
     def __call__(self, batch: dict[str, Tensor], n_tokens: int) -> Float[Tensor, ""]:
         """Set the parameters' gradients to those of the mean over `n_tokens`; return the loss.
 
-        `batch` has `input_ids` and `labels` (b s), padded on the right.
+        `batch` has `input_ids` and `labels` (b s), padded on the right. On the CPU they come from
+        faster: to look at labels on the GPU, one would have to wait for it.
         """
         padded, n_columns = pad_to_bucket(batch, self.pad_token_id)
-        inputs = padded | {"n_tokens": torch.tensor(float(n_tokens), device=batch["labels"].device)}
+        inputs = padded | {"n_tokens": torch.tensor(float(n_tokens))}
         shape = (*padded["labels"].shape, n_columns)
         if shape not in self.recorded:
             self.recorded[shape] = self._record(inputs, n_columns)
@@ -87,18 +126,22 @@ class GraphedGradients:
         return loss.clone()  # the next replay writes to the same place
 
     def _record(self, inputs: dict[str, Tensor], n_columns: int) -> tuple:
-        places = {name: tensor.clone() for name, tensor in inputs.items()}
-        # Padding needs no mask, but while a graph is recorded, transformers always makes one. So
-        # the runs before need one too: compiled layers would be compiled again while recording.
-        # The last column may be masked: no token looks at it, and it predicts nothing.
-        places["attention_mask"] = torch.ones_like(places["input_ids"])
-        places["attention_mask"][:, -1] = 0
+        device = self.parameters[0].device
+        places = {name: tensor.to(device, copy=True) for name, tensor in inputs.items()}
+        length = places["labels"].shape[1]
+        maskless = sees_all_before(decoder_of(self.model).config, length)
+        if not maskless:
+            # The runs before recording must be given a mask, too: compiled layers would be compiled
+            # again while recording. The last column may be masked: no token looks at it.
+            places["attention_mask"] = torch.ones_like(places["input_ids"])
+            places["attention_mask"][:, -1] = 0
 
         def run() -> tuple[Tensor, tuple[Tensor, ...]]:
-            batch = {name: places[name] for name in ("input_ids", "labels", "attention_mask")}
-            length = batch["labels"].shape[1]
+            batch = {name: tensor for name, tensor in places.items() if name != "n_tokens"}
             columns = torch.arange(length - n_columns, length, device=batch["labels"].device)
-            loss_sum = columns_loss_sum(self.model, batch, columns, self.loss_sum)
+            how = without_mask(self.model) if maskless else nullcontext()
+            with how, self.heads.ready():
+                loss_sum = columns_loss_sum(self.model, batch, columns, self.loss_sum)
             loss = loss_sum / places["n_tokens"]
             return loss.detach(), torch.autograd.grad(loss, self.parameters)
 

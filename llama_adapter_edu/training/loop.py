@@ -115,7 +115,9 @@ def finetune(
     check_accelerator(accelerator)
     n_tokens = getattr(model.get_input_embeddings(), "num_embeddings", None)
     wanted = config.steps * config.batch_size
-    rows = Rows(dataset, tokenizer.pad_token_id, accelerator.device, wanted, n_tokens)
+    # A graph has places of its own, which are filled from the CPU.
+    device = torch.device("cpu") if cuda_graphs else accelerator.device
+    rows = Rows(dataset, tokenizer.pad_token_id, device, wanted, n_tokens)
     if cuda_graphs:
         check_possible(accelerator, config, rows.packed)
     if fused and compile_layers:

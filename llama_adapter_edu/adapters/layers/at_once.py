@@ -1,0 +1,84 @@
+"""Keys and gated values of all layers' prompts in one product, instead of two small ones a layer.
+
+    prompts (l p m) ── key and value projections of all layers (l o m) ──> heads of each layer
+
+A small model leaves a GPU waiting for each product, so fewer of them are faster. The projections
+stand here a second time, side by side.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import nn
+from transformers import PreTrainedModel
+
+from llama_adapter_edu.adapters.choice import acting, state_of
+from llama_adapter_edu.adapters.decoder import attention_layers
+from llama_adapter_edu.adapters.layers.keys import KEY_NORMS, VALUE_NORMS, Heads
+from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
+
+
+class HeadsAtOnce:
+    """The heads of the acting adapter in all layers, computed together.
+
+    Layers whose keys are more than a projection, as with norms, biases or a clip, are left out.
+    They compute their own heads, and so do all if prompts differ in shape.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        name = acting(state_of(model))
+        layers = [] if name is None else attention_layers(model)
+        having = [a for a in layers if name in getattr(a, "adaption_prompts", ())]
+        self.layers = [a for a in having if _is_plain(a, a.adaption_prompts[name])]
+        self.prompts = [a.adaption_prompts[name] for a in self.layers]
+        shapes = {(p.prompts.shape, p.gate.shape, p.gate_activation) for p in self.prompts}
+        if len(shapes) > 1:
+            self.layers, self.prompts = [], []
+        if self.layers:
+            weights = [[a.k_proj.weight.detach(), a.v_proj.weight.detach()] for a in self.layers]
+            self.weights = torch.stack([torch.stack(pair) for pair in weights])  # (l two o m)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Inside, the layers take heads that were computed when the block was entered."""
+        for attention, heads in zip(self.layers, self._heads(), strict=True):
+            attention.config.ready = heads
+        try:
+            yield
+        finally:
+            for attention in self.layers:
+                attention.config.ready = None
+
+    def _heads(self) -> list[Heads]:
+        if not self.layers:
+            return []
+        first, dtype = self.layers[0], self.weights.dtype
+        prompts = torch.stack([p.prompts for p in self.prompts]).to(dtype)
+        products = einsum(prompts, self.weights, "l p m, l two o m -> two l p o")
+        pair = rearrange(products, "two l p (g d) -> two l g p d", d=first.head_dim)
+        r = first.config.n_query_heads // pair.shape[2]
+        key, value = repeat(pair, "two l g p d -> two l (g r) p d", r=r)
+        opening = torch.stack([p.gate_opening for p in self.prompts])
+        value = (rearrange(opening, "l h -> l h 1 1") * value).to(dtype)
+        return [(k, v, None) for k, v in zip(key, value, strict=True)]
+
+
+def _is_plain(attention: nn.Module, prompt: nn.Module) -> bool:
+    """Whether the keys and values of these prompts are two products and nothing else."""
+    projections = [getattr(attention, name, None) for name in ("k_proj", "v_proj")]
+    config, more = attention.config, (*KEY_NORMS, *VALUE_NORMS)
+    return (
+        type(prompt) is AdaptionPrompt
+        and all(type(p) is nn.Linear and p.bias is None and _is_bare(p) for p in projections)
+        and not any(getattr(attention, name, None) is not None for name in more)
+        and getattr(config, "clip_qkv", None) is None
+        and config.key_scale == 1
+    )
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether a call is the class's own forward: no hook, as V2's, no forward of its own."""
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    return not any(hooks) and "forward" not in vars(module)
