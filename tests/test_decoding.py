@@ -6,6 +6,7 @@
 import pytest
 import torch
 from gates import open_gates
+from tiny_run import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, LogitsProcessor
 
@@ -135,3 +136,19 @@ def test_a_token_costs_an_attention_a_transpose_and_a_sum_for_each_layer(model, 
 
     added = operations(model) - operations(tiny(attn_implementation="sdpa"))
     assert added <= 3 * 3  # "short" has three layers
+
+
+def test_a_generation_gets_a_name_and_a_picture_for_each_text():
+    """Beams are made inside of `generate`: names and pictures are those of the texts given."""
+    model = tiny_model()
+    add_adaption_prompts(model, AdaptionPromptConfig(3, 2), "other")
+    texts = torch.arange(4, 16).reshape(4, 3)
+    for rows, more in ((4, {}), (1, {"num_beams": 2})):
+        for given in ({"inputs": texts[:rows]}, {"input_ids": texts[:rows]}):
+            with (
+                use_adapter(model, ["default", "other"]),
+                pytest.raises(ValueError, match=f"each of 2 rows, but the batch has {rows}"),
+            ):
+                model.generate(**given, **more, max_new_tokens=2, do_sample=False)
+    with pytest.raises(ValueError, match="2 images for 4 texts"):
+        model.generate(texts, images=torch.zeros(2, 3, 8, 8), max_new_tokens=2)

@@ -1,14 +1,17 @@
 """The options that make training faster, and compiled decoding: the same losses and logits."""
 
 import inspect
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from gates import open_gates
 from tiny_run import TOKENIZER, tiny_model, tiny_rows
 from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
@@ -16,16 +19,28 @@ from llama_adapter_edu import (
     add_adaption_prompts,
     finetune,
     set_adapter,
+    use_adapter,
 )
+from llama_adapter_edu.adapters.layers.at_once import HeadsAtOnce
 from llama_adapter_edu.base_models.float8 import to_float8
 from llama_adapter_edu.data.token_rows import Rows
 from llama_adapter_edu.training import loop as the_loop
 from llama_adapter_edu.training.compiled import compiled_layers
-from llama_adapter_edu.training.cuda_graphs import BUCKET, check_possible, pad_to_bucket
-from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum
+from llama_adapter_edu.training.cuda_graphs import (
+    BUCKET,
+    check_possible,
+    pad_to_bucket,
+    sees_all_before,
+    without_mask,
+)
+from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum, cross_entropy_sum
 
 # Traces layers as the default compiler does, but needs no C++ compiler.
 TRACED = {"backend": "aot_eager", "fullgraph": True}
+# Rows of 12 and 9 tokens; padding has no labels.
+RAGGED = {"input_ids": torch.arange(3, 27).reshape(2, 12)}
+RAGGED["labels"] = RAGGED["input_ids"].clone()
+RAGGED["input_ids"][1, 9:], RAGGED["labels"][1, 9:] = 0, -100
 SETTINGS = TrainingConfig(steps=12, batch_size=4, learning_rate=0.02)
 
 
@@ -45,6 +60,13 @@ def losses(accelerator, **options):
         model, TOKENIZER, tiny_rows(), SETTINGS, accelerator=accelerator, progress=False, **options
     )
     return torch.tensor(history.losses), model
+
+
+def family_model(config_class, **settings):
+    sizes = dict(vocab_size=96, hidden_size=48, intermediate_size=64, num_hidden_layers=3)
+    heads = dict(num_attention_heads=6, num_key_value_heads=2, head_dim=8, pad_token_id=0)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config_class(**sizes | heads | settings)).eval()
 
 
 @pytest.mark.heavy
@@ -165,6 +187,75 @@ def test_graphs_are_refused_where_they_cannot_be_recorded(micro_batch_size):
     config = TrainingConfig(micro_batch_size=micro_batch_size)
     with pytest.raises(ValueError, match=r"one process on one NVIDIA GPU.*Leave it out"):
         check_possible(Accelerator(cpu=True), config, packed=False)
+
+
+def gradients(model, around=nullcontext, loss_sum=cross_entropy_sum):
+    batch, parameters = RAGGED, [p for p in model.parameters() if p.requires_grad]
+    columns = torch.arange(2, batch["labels"].shape[1])
+    with around():
+        loss = columns_loss_sum(model, batch, columns, loss_sum)
+    return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("gate", ["per_head", "per_layer"])
+def test_heads_of_all_layers_at_once_are_those_of_each(kv_heads, gate):
+    model = tiny_model(adapter=False, num_key_value_heads=kv_heads)
+    add_adaption_prompts(model, AdaptionPromptConfig(5, 2, gate=gate, gate_activation="identity"))
+    open_gates(model)
+    heads = HeadsAtOnce(model)
+    assert len(heads.layers) == 2
+    torch.testing.assert_close(gradients(model, heads.ready), gradients(model))
+    assert all(layer.config.ready is None for layer in heads.layers)
+
+
+def test_layers_whose_keys_are_more_than_a_product_compute_their_own():
+    for config in (Qwen2Config, Qwen3Config):  # biases; norms of the keys
+        model = family_model(config)
+        add_adaption_prompts(model, AdaptionPromptConfig(5, 2))
+        assert HeadsAtOnce(model).layers == []
+    model = tiny_model(adapter=False)
+    assert HeadsAtOnce(model).layers == []
+    add_adaption_prompts(model, AdaptionPromptConfig(5, 2, bias_scale=True))
+    assert HeadsAtOnce(model).layers == []
+    with use_adapter(model, None):
+        assert HeadsAtOnce(model).layers == []
+
+
+@pytest.mark.heavy
+def test_heads_at_once_need_no_more_compiling():
+    model, counter = tiny_model(), CompileCounterWithBackend("aot_eager")
+    open_gates(model)
+    before, heads = gradients(model), HeadsAtOnce(model)
+    with compiled_layers(model, backend=counter, fullgraph=True) as loss_sum:
+        for _ in range(2):
+            after = gradients(model, heads.ready, loss_sum)
+            torch.testing.assert_close(after, before)
+            # Below the prompts, the lowest with prompts, those above, and the loss.
+            assert counter.frame_count == 3 + 1
+
+
+@pytest.mark.parametrize("limit", ["sliding_window", "attention_chunk_size"])
+def test_a_mask_is_left_out_where_it_says_nothing(limit):
+    model = tiny_model()
+    before = gradients(model)
+    assert sees_all_before(model.config, 12)
+    torch.testing.assert_close(gradients(model, partial(without_mask, model)), before)
+    assert model.config._attn_implementation == "sdpa"
+    setattr(model.config, limit, 12)
+    assert sees_all_before(model.config, 12) and not sees_all_before(model.config, 13)
+    setattr(model.config, limit, None)
+    model.set_attn_implementation("eager")
+    assert not sees_all_before(model.config, 12)
+
+
+def test_a_model_of_windows_needs_its_mask():
+    """The other side of the test above: where `sees_all_before` says no, it matters."""
+    model = family_model(MistralConfig, sliding_window=3)
+    with_mask, n_tokens = model(RAGGED["input_ids"]).logits, RAGGED["labels"].shape[1]
+    assert not sees_all_before(model.config, n_tokens)
+    with without_mask(model):
+        assert not torch.allclose(model(RAGGED["input_ids"]).logits, with_mask, atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

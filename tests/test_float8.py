@@ -5,6 +5,7 @@ The oracle of a product rounds to float8 itself and multiplies in float64, in a 
 
 import copy
 import gc
+import operator
 import weakref
 
 import pytest
@@ -24,6 +25,7 @@ from llama_adapter_edu import (
     disable_adapter,
     load_adapter,
     load_llama,
+    remove_adapter,
     save_adapter,
 )
 from llama_adapter_edu.adapters.manage import adapter_prompts
@@ -450,6 +452,17 @@ class TestRefused:
     def test_adapters_of_V2(self):
         self.refused(add_adaption_prompts(tiny_model(adapter=False), V2), "q_proj has hooks.*V2")
 
+    def test_adapters_of_V2_that_are_gone(self):
+        model = add_adaption_prompts(tiny_model(adapter=False), V2)
+        remove_adapter(model, "default")
+        assert to_float8(model) is model
+
+    def test_a_forward_of_its_own(self):
+        model = tiny_model(adapter=False).requires_grad_(False)
+        up = model.model.layers[1].mlp.up_proj
+        up.forward = up.forward
+        self.refused(model, r"layers\.1\.mlp\.up_proj has a forward of its own")
+
     def test_a_spread_base(self):
         model = tiny_model(adapter=False).requires_grad_(False)
         model.model.layers[1].self_attn.k_proj.weight.placements = ("Shard(0)",)
@@ -505,5 +518,44 @@ def test_a_lora_learns_beside_it_and_is_not_lost_in_a_merge():
     tuned(input_ids=ids, labels=ids).loss.backward()
     assert all(p.grad is not None for p in tuned.parameters() if p.requires_grad)
     for merge in (tuned.merge_and_unload, tuned.merge_adapter):
-        with pytest.raises(RuntimeError, match="merge into the base in 16 bits"):
+        with pytest.raises(RuntimeError, match="Merge or initialise in 16 bits"):
             merge()
+
+
+WRITING = {
+    "in place": lambda w: w.copy_(torch.zeros_like(w)),
+    "by an operator": lambda w: operator.iadd(w, 1),
+    "an element": lambda w: operator.setitem(w, 0, 7),
+    "its data": lambda w: w.data.add_(1),
+    "other data": lambda w: setattr(w, "data", torch.zeros_like(w)),
+    "detached": lambda w: w.detach().mul_(2),
+    "a view": lambda w: w[0].zero_(),
+    "nn.init": nn.init.kaiming_uniform_,
+    "nn.init by name": lambda w: nn.init.normal_(tensor=w),
+    "out": lambda w: torch.add(w, 1, out=w),
+}
+
+
+@pytest.mark.parametrize("write", WRITING.values(), ids=WRITING)
+def test_what_is_written_into_the_weight_is_not_lost_without_a_word(write):
+    linear = in_float8().model.layers[0].mlp.up_proj
+    before = linear.weight.clone()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be changed"):
+        write(linear.weight)
+    assert torch.equal(linear.weight, before)
+
+
+def test_the_weight_is_read_as_any_other():
+    linear = in_float8().model.layers[0].mlp.up_proj
+    for read in (linear.weight * 2, linear.weight.clone(), copy.deepcopy(linear.weight)):
+        assert type(read) is torch.Tensor
+    other = torch.zeros_like(linear.weight).copy_(linear.weight).add_(1)
+    assert torch.equal(other - 1, torch.ones_like(other) * linear.weight + 1 - 1)
+    assert linear.weight.data.ndim == 2 and not linear.weight.requires_grad
+
+
+def test_a_dora_learns_beside_it():
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", use_dora=True)
+    tuned = get_peft_model(in_float8(), config)
+    tuned(input_ids=IDS, labels=IDS).loss.backward()
+    assert all(p.grad is not None for p in tuned.parameters() if p.requires_grad)

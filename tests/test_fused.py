@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import cpu_offload
 from gates import open_gates
 from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
@@ -19,6 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from llama_adapter_edu import (
     AdaptionPromptConfig,
@@ -119,6 +121,81 @@ def test_other_arithmetic_under_the_usual_names_is_left_as_it_is():
 
     with pytest.raises(ValueError, match="nothing in this model"):
         fuse_base(nn.Sequential(OffsetRMSNorm(), GeLUMLP()))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_mlp_with_a_limit_or_dropout_is_left_as_it_is(training):
+    """As DeepSeek-V4's and Seed-OSS's: near zero and in evaluation they look like a Llama's."""
+
+    class Limited(LlamaMLP):
+        def forward(self, x):
+            gate, up = self.gate_proj(x).clamp(max=7.0), self.up_proj(x).clamp(-7.0, 7.0)
+            return self.down_proj(self.act_fn(gate) * up)
+
+    class Dropping(LlamaMLP):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.1, self.training)
+
+    config = LlamaConfig(**SIZES)
+    state = torch.get_rng_state()
+    for kind in (Limited, Dropping):
+        mlp = kind(config).train(training)
+        torch.set_rng_state(state)
+        with pytest.raises(ValueError, match="nothing in this model"):
+            fuse_base(mlp)
+        assert torch.equal(torch.get_rng_state(), state)
+    fuse_base(LlamaMLP(config).train(training))
+
+
+def test_norms_of_other_shapes_and_arguments_are_left_as_they_are():
+    class GatedRMSNorm(LlamaRMSNorm):  # as Falcon-H1's
+        def forward(self, x, gate=None):
+            return super().forward(x) * (1 if gate is None else gate)
+
+    of_heads = LlamaRMSNorm(8)
+    of_heads.weight = nn.Parameter(torch.rand(4, 8))
+    nameless = LlamaRMSNorm(8)
+    nameless.epsilon = vars(nameless).pop("variance_epsilon")
+    for norm in (GatedRMSNorm(8), of_heads, nameless, nn.RMSNorm(8)):
+        with pytest.raises(ValueError, match="nothing in this model"):
+            fuse_base(norm)
+
+
+def test_a_forward_of_its_own_stays_and_an_error_leaves_nothing_fused(monkeypatch):
+    model = tiny_model()
+    mlp = model.model.layers[1].mlp
+    own = mlp.forward
+    mlp.forward = lambda x: own(x)
+    before = n_fused(fuse_base(model)) and model(IDS).logits
+    assert "fused" not in vars(mlp.forward) and mlp.forward is not own
+    torch.testing.assert_close(unfuse_base(model)(IDS).logits, before, atol=1e-5, rtol=1e-5)
+
+    def fails(module):
+        if module is model.model.norm:
+            raise RuntimeError("as a module that cannot even be looked at")
+        return fuse(module)
+
+    fuse = fused._fuse
+    monkeypatch.setattr(fused, "_fuse", fails)
+    with pytest.raises(RuntimeError, match="looked at"):
+        finetune(model, TOKENIZER, tiny_rows(), TrainingConfig(1), progress=False, fused=True)
+    assert n_fused(model) == 0
+
+
+def test_what_was_fused_in_part_is_so_afterwards():
+    model = tiny_model()
+    fuse_base(model.model.layers[0])
+    before = n_fused(model)
+    finetune(model, TOKENIZER, tiny_rows(), TrainingConfig(1), progress=False, fused=True)
+    assert n_fused(model) == before
+
+
+def test_norms_with_changes_of_V2_are_fused_too():
+    n = n_fused(fuse_base(tiny_model(adapter=False)))
+    changed = add_adaption_prompts(
+        tiny_model(adapter=False), AdaptionPromptConfig(5, 2, norms=True)
+    )
+    assert n_fused(fuse_base(changed)) == n
 
 
 def test_fusing_draws_no_random_numbers_and_leaves_other_models():

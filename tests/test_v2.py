@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from other_libraries import LitV2Llama, MetaV2Llama
+from peft import LoraConfig, get_peft_model
 from test_law import IDS, SIZES, base_model, compare, plain_llama, v2_numbers
 from tiny_run import tiny_model, tiny_run
 
@@ -303,6 +304,15 @@ def test_lora_beside_it(tiny, tmp_path):
         torch.testing.assert_close(logits(inside), wanted)
     save_adapter(inside, tmp_path / "again")
     assert torch.equal(logits(load_adapter(tiny(), tmp_path / "again")), wanted)
+
+
+def test_what_peft_has_unloaded_is_missed_when_it_is_saved(tiny, tmp_path):
+    tuned = get_peft_model(tiny("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
+    add_adaption_prompts(tuned, AdaptionPromptConfig(4, 2, bias_scale=True))
+    save_adapter(tuned, tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"q_proj\.bias.*merged or unloaded"):
+        save_adapter(tuned.unload(), tmp_path / "torn")
+    assert not (tmp_path / "torn").exists()
 
 
 def test_a_step_of_training_and_a_run_that_goes_on(tmp_path):

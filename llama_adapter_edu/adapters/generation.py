@@ -13,7 +13,7 @@ would stop the prompts from learning (litgpt issue 1287).
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from math import inf
 
@@ -106,6 +106,12 @@ class Generate:
         return type(self.model).generate.__get__(self.model)
 
     def __call__(self, *args, images: Tensor | None = None, **kwargs):
+        given = (*args[:1], *map(kwargs.get, ("inputs", *TEXTS)))
+        texts = next((x for x in given if isinstance(x, Tensor)), None)
+        if texts is not None:  # beams come later, so here each text is one row
+            for_rows(acting(self.state), len(texts), in_generation=False)
+            if images is not None and len(images) != len(texts):
+                raise ValueError(_unequal(images, texts))
         outer = of_thread.generation
         of_thread.generation = Generation(self.state, images)
         try:
@@ -188,8 +194,12 @@ def _look(
     vectors = seeing[choice](images)
     times, rest = divmod(n_rows, len(vectors))
     if rest or (times != 1 and not in_generation):
-        raise ValueError(f"{len(vectors)} images for {n_rows} texts: show each text one image.")
+        raise ValueError(_unequal(vectors, range(n_rows)))
     return vectors.repeat_interleave(times, dim=0) if times != 1 else vectors
+
+
+def _unequal(images: Sized, texts: Sized) -> str:
+    return f"{len(images)} images for {len(texts)} texts: show each text one image."
 
 
 def _after(decoder: nn.Module, args: tuple, kwargs: dict, output: object) -> None:

@@ -48,7 +48,9 @@ def add_adaption_prompts(
 
     Args:
         model: a transformers decoder whose layers hold `self_attn` and use the attention interface,
-            or such a model inside PEFT's.
+            or such a model inside PEFT's. Merge or unload a LoRA before you add an adapter of V2:
+            merged, the LoRA would go through V2's scales, and unloading takes biases and scales
+            along.
         config: the adapter's settings; the defaults of `AdaptionPromptConfig` if None.
         adapter_name: letters, digits, "-" and "_".
         freeze: False leaves the base as it is: what trains there, as PEFT's LoRA, goes on training

@@ -74,11 +74,36 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 class _ToRead(Tensor):
-    """A copy. What is written into its `data` would be lost: PEFT merges a LoRA so."""
+    """A copy. What is written into it, or into a view of it, would be lost: PEFT merges a LoRA so.
 
-    @property
-    def data(self) -> Tensor:
-        raise RuntimeError("a weight in float8 cannot be changed: merge into the base in 16 bits.")
+    What is computed from it is a plain tensor.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        name, kwargs = function.__name__, kwargs or {}
+        writes = name in WRITING or (name.endswith("_") and not name.endswith("__"))
+        written = (*args[:1], *kwargs.values())[0] if writes else kwargs.get("out")
+        if isinstance(written, cls):
+            raise RuntimeError(
+                "a weight in float8 cannot be changed: what is seen of it is a copy. Merge or "
+                "initialise in 16 bits, and call to_float8 afterwards."
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            result = function(*args, **kwargs)
+            view = isinstance(result, Tensor) and result._is_view()
+            return result.as_subclass(cls) if view or function in SHARING else result
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        return self.clone()
+
+
+WRITING = {
+    f"__i{name}__"
+    for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"]
+}
+WRITING |= {"__setitem__", "__set__"}
+SHARING = {Tensor.detach, Tensor.data.__get__}
 
 
 class Float8Linear(nn.Linear):
@@ -178,8 +203,13 @@ def _refusal(linear: nn.Linear) -> str | None:
             "trains, but float8 cannot: call model.requires_grad_(False) before to_float8, and add "
             "PEFT's adapters after it"
         )
-    if linear._forward_hooks or linear._forward_pre_hooks:
+    hooks = linear._forward_hooks, linear._forward_pre_hooks
+    hooks += linear._backward_hooks, linear._backward_pre_hooks
+    left_by_v2 = len(getattr(linear, "changes", (1,))) == 0  # its adapters are gone
+    if any(hooks) and not left_by_v2:
         return "has hooks, as of V2's adapters: call to_float8 before you add them"
+    if "forward" in vars(linear):
+        return "has a forward of its own, which would be lost: call to_float8 first"
     if any(width % MULTIPLE for width in widths):
         return f"has the widths {widths}, float8 needs multiples of {MULTIPLE}: take bfloat16"
     return None

@@ -58,7 +58,7 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
     """A copy on the CPU of one of the model's adapters.
 
     Raises:
-        ValueError: the model has no adapter of that name.
+        ValueError: the model has no adapter of that name, or a part of it is no longer there.
     """
     config, prompts, gates = adapter_configs(model).get(adapter_name), {}, {}
     for number, prompt in adapter_prompts(model, adapter_name).items():
@@ -66,6 +66,12 @@ def weights_of(model: PreTrainedModel, adapter_name: str) -> AdapterWeights:
             prompts[number] = prompt.prompts.detach().cpu().clone()
             gates[number] = prompt.gate.detach().cpu().clone()
     v2 = {name: numbers.detach().cpu().clone() for name, numbers in _v2_of(model, adapter_name)}
+    if missing := v2_shapes(model, config).keys() - v2.keys():
+        raise ValueError(
+            f"{len(missing)} parts of adapter {adapter_name!r} are no longer in the model, as "
+            f"{min(missing)}. Has PEFT merged or unloaded what was around them? Do that before you "
+            "add an adapter of V2."
+        )
     if prompts:
         config = replace(config, adapter_layers=len(prompts))
     return AdapterWeights(config, prompts, gates, v2)
