@@ -29,6 +29,7 @@ from llama_adapter_edu import (
     load_llama,
 )
 from llama_adapter_edu.__main__ import _parser
+from llama_adapter_edu.course.demo import STEPS
 from llama_adapter_edu.course.tasks.home_commands import home_commands
 from llama_adapter_edu.data.evaluate import exact_match, longest_answer
 
@@ -60,7 +61,7 @@ def train(model, tokenizer, rows, config, accelerator, every: int) -> list[dict]
 def main(arguments: list[str] | None = None) -> int:
     demo = _parser().parse_args(["finetune"])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=demo.steps)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch-size", type=int, default=demo.batch_size)
     parser.add_argument("--seed", type=int, default=demo.seed)
     parser.add_argument("--test-rows", type=int, default=100)

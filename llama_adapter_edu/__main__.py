@@ -102,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", metavar="ROWS", help=what, **own)
     what = "folder for adapter, plot and results (default: runs/home-commands or runs/own-data)"
     add("--output", metavar="FOLDER", help=what, **own)
-    add("--steps", type=int, default=130, help="optimiser steps")
+    what = "optimiser steps (default: 90 for the commands, 130 for rows of yours)"
+    add("--steps", type=int, help=what, **own)
     add("--batch-size", type=int, default=4, help="rows in a step")
     add("--learning-rate", type=float, default=0.03, help="its highest value, after warm-up")
     add("--adapter-len", type=int, default=10, help="prompts in a layer")

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from gates import open_gates
 from test_chats import CHATML, THINKING, byte_tokenizer
 from transformers import GenerationConfig
 
@@ -133,6 +134,34 @@ def test_with_adapters_too(model, tokenizer):
     expected = [greedy(model, prompt, 12, ends) for prompt in prompts(tokenizer)]
     assert answers == [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected]
     assert answers != base
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_prompts_that_share_their_start_are_answered_as_each_alone(model, tokenizer, batch_size):
+    add_adaption_prompts(model, AdaptionPromptConfig(3, 3))
+    open_gates(model)
+    rows = [*ROWS, ROWS[0], {"instruction": "Sing", "input": "", "output": "la"}]
+    read = []
+    model.model.register_forward_hook(
+        lambda module, args, kwargs, output: read.append(output[0].shape[:2]), with_kwargs=True
+    )
+    answers = generate_answers(
+        model, tokenizer, rows, max_new_tokens=12, batch_size=batch_size, share_start=True
+    )
+    encoded = [encode_prompt(tokenizer, row["instruction"], row["input"]) for row in rows]
+    n_shared = [len(set(tokens)) > 1 for tokens in zip(*encoded, strict=False)].index(True)
+    assert read[0] == (1, n_shared) and n_shared > 5
+    assert max(n for _, n in read[1:]) == max(map(len, encoded)) - n_shared
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    expected = [greedy(model, prompt, 12, ends) for prompt in encoded]
+    assert answers == [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected]
+
+
+@pytest.mark.parametrize("rows", [[], ROWS[:1], [ROWS[0]] * 3], ids=["none", "one", "all alike"])
+def test_few_rows_may_share_their_start_too(model, tokenizer, rows):
+    how = {"max_new_tokens": 6}
+    shared = generate_answers(model, tokenizer, rows, share_start=True, **how)
+    assert shared == generate_answers(model, tokenizer, rows, **how)
 
 
 def test_of_a_chat_the_last_answer(model, tokenizer):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import cpu_offload
+from accelerate.state import AcceleratorState
 from gates import open_gates
 from tiny_run import TOKENIZER, tiny_model, tiny_rows, tiny_run
 from torch import nn
@@ -51,6 +52,12 @@ on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or fused.liger() is None,
     reason="needs an NVIDIA GPU and liger-kernel",
 )
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu_again():
+    """No accelerator that remembers the GPU of the test before."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def model_of(config_class):

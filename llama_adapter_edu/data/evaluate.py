@@ -1,15 +1,19 @@
 """Answers of a model, and how many are right to the letter."""
 
+import copy
+import inspect
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
+    Cache,
+    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,6 +37,7 @@ def generate_answers(
     batch_size: int = 32,
     progress: bool = False,
     expected: Sequence[str] | None = None,
+    share_start: bool = False,
 ) -> list[str]:
     """Greedy answers to the instructions of a dataset, in its order; of a chat, its last answer.
 
@@ -45,6 +50,8 @@ def generate_answers(
         max_new_tokens: longer answers are cut.
         expected: if you only want to know which answers are right: the right one of each row. An
             answer is cut as soon as it differs, which saves most of the time where many are wrong.
+        share_start: compute the tokens with which all prompts begin, as a system prompt, once and
+            not for each row. The model must take a cache, and one adapter act for all rows.
 
     Raises:
         ValueError: another number of expected answers than of rows.
@@ -60,22 +67,48 @@ def generate_answers(
         pad_token_id=tokenizer.pad_token_id,
     )
     opening = _opening(tokenizer)
+    n_shared = _common_start(prompts) if share_start else 0
+    shared = torch.tensor([prompts[0][:n_shared] if prompts else []], device=model.device).long()
+    kept = _cache_of(model, shared) if n_shared else {}
     answers = [""] * len(prompts)
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="answering", unit="batch", disable=not progress):
-        rows = order[start : start + batch_size]
-        batch = tokenizer.pad(
-            {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
-        ).to(model.device)
+    firsts = range(0, len(order), batch_size)
+    for first in tqdm(firsts, desc="answering", unit="batch", disable=not progress):
+        rows = order[first : first + batch_size]
+        own = {"input_ids": [prompts[row][n_shared:] for row in rows]}
+        own = tokenizer.pad(own, padding_side="left", return_tensors="pt").to(model.device)
+        begun = shared.expand(len(rows), -1)
+        pairs = {"input_ids": begun, "attention_mask": torch.ones_like(begun)}
+        batch = {name: torch.cat([start, own[name]], dim=1) for name, start in pairs.items()}
+        cache = copy.deepcopy(kept)
+        for of_one_row in cache.values():
+            of_one_row.batch_repeat_interleave(len(rows))
         n_read, stop = batch["input_ids"].shape[1], []
         if expected is not None:
             stop = [_Wrong(tokenizer, n_read, [expected[row] for row in rows], opening)]
         with torch.no_grad(), _settings(model, greedy):
-            ids = model.generate(**batch, stopping_criteria=stop)
+            ids = model.generate(**batch, **cache, stopping_criteria=stop)
         texts = tokenizer.batch_decode(ids[:, n_read:], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip().removeprefix(opening).strip()
     return answers
+
+
+def _common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """With how many equal tokens all prompts begin; one more of each is its own."""
+    most, n = min(map(len, prompts), default=1) - 1, 0
+    while n < most and len({prompt[n] for prompt in prompts}) == 1:
+        n += 1
+    return n
+
+
+@torch.no_grad()
+def _cache_of(model: PreTrainedModel, ids: Int[Tensor, "1 s"]) -> dict[str, Cache]:
+    """What the model keeps of these tokens, by the name under which it takes that."""
+    names = inspect.signature(model.forward).parameters
+    name = "cache" if "cache" in names else "past_key_values"  # so it was called before 5.24
+    cache = {name: DynamicCache(config=model.config)}
+    model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
+    return cache
 
 
 class _Wrong(StoppingCriteria):

@@ -57,7 +57,7 @@ def run_job(
         adapter_layers: how many of the topmost layers get prompts; 30 if None, or all of a
             shallower model.
         model: as for `load_llama`.
-        share_start: as for `finetune`.
+        share_start: as for `finetune` and `generate_answers`.
 
     Raises:
         ValueError, OSError: a setting is out of range or the folder cannot be written. Both are
@@ -77,11 +77,13 @@ def run_job(
     add_adaption_prompts(llama, config)
     print(f"{job.about}\n")
 
-    before = take_test(llama, tokenizer, job)  # all gates are zero: this is the base model
+    before = take_test(
+        llama, tokenizer, job, share_start=share_start
+    )  # all gates are zero: this is the base model
     unfinished = folder / UNFINISHED
     how = {"accelerator": accelerator, "resume_folder": unfinished, "share_start": share_start}
     history = finetune(llama, tokenizer, job.train, training, **how)
-    after = take_test(llama, tokenizer, job)
+    after = take_test(llama, tokenizer, job, share_start=share_start)
 
     save_adapter(llama, folder)
     plot = folder / "training.png"
