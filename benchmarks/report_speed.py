@@ -118,10 +118,10 @@ def demo(records: list[dict]) -> str:
         spread = f"{min(found):.0f}–{max(found):.0f}, {len(found)} seeds"
         return f"{median(found):.0f} s ({spread}) of training on {machine}"
 
-    (now,) = (key for key in groups if key[0] == "now")
-    others = "; ".join(f"{seconds(*key)}, {key[0]}" for key in groups if key != now)
+    now = " and ".join(seconds(*key) for key in groups if key[0] == "now")
+    others = "; ".join(f"{seconds(*key)}, {key[0]}" for key in groups if key[0] != "now")
     return (
-        f"The demo's Llama gets 95 % of unseen commands right after {seconds(*now)}. "
+        f"The demo's Llama gets 95 % of unseen commands right after {now}. "
         f"Earlier: {others} ({source('time_to_95')})."
     )
 

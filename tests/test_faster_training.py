@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from gates import open_gates
 from tiny_run import TOKENIZER, tiny_model, tiny_rows
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
@@ -194,7 +195,7 @@ def gradients(model, around=nullcontext, loss_sum=cross_entropy_sum):
     columns = torch.arange(2, batch["labels"].shape[1])
     with around():
         loss = columns_loss_sum(model, batch, columns, loss_sum)
-    return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+        return [loss.detach(), *torch.autograd.grad(loss, parameters)]
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
@@ -220,6 +221,26 @@ def test_layers_whose_keys_are_more_than_a_product_compute_their_own():
     assert HeadsAtOnce(model).layers == []
     with use_adapter(model, None):
         assert HeadsAtOnce(model).layers == []
+    model = tiny_model()  # a projection that trains is not copied
+    model.model.layers[1].self_attn.k_proj.weight.requires_grad_(True)
+    assert HeadsAtOnce(model).layers == [model.model.layers[2].self_attn]
+
+
+def test_layers_of_different_shapes_compute_their_own():
+    model = tiny_model()
+    attention = model.model.layers[1].self_attn
+    attention.k_proj, attention.v_proj = (
+        nn.Linear(48, 8, bias=False).requires_grad_(False) for _ in "kv"
+    )
+    assert HeadsAtOnce(model).layers == []
+
+
+def test_heads_at_once_in_layers_with_checkpoints():
+    model = tiny_model().train()
+    open_gates(model)
+    before, heads = gradients(model), HeadsAtOnce(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.testing.assert_close(gradients(model, heads.ready), before)
 
 
 @pytest.mark.heavy
@@ -239,21 +260,21 @@ def test_heads_at_once_need_no_more_compiling():
 def test_a_mask_is_left_out_where_it_says_nothing(limit):
     model = tiny_model()
     before = gradients(model)
-    assert sees_all_before(model.config, 12)
+    assert sees_all_before(model, 12)
     torch.testing.assert_close(gradients(model, partial(without_mask, model)), before)
     assert model.config._attn_implementation == "sdpa"
     setattr(model.config, limit, 12)
-    assert sees_all_before(model.config, 12) and not sees_all_before(model.config, 13)
+    assert sees_all_before(model, 12) and not sees_all_before(model, 13)
     setattr(model.config, limit, None)
     model.set_attn_implementation("eager")
-    assert not sees_all_before(model.config, 12)
+    assert not sees_all_before(model, 12)
 
 
 def test_a_model_of_windows_needs_its_mask():
     """The other side of the test above: where `sees_all_before` says no, it matters."""
     model = family_model(MistralConfig, sliding_window=3)
     with_mask, n_tokens = model(RAGGED["input_ids"]).logits, RAGGED["labels"].shape[1]
-    assert not sees_all_before(model.config, n_tokens)
+    assert not sees_all_before(model, n_tokens)
     with without_mask(model):
         assert not torch.allclose(model(RAGGED["input_ids"]).logits, with_mask, atol=1e-3)
 

@@ -533,6 +533,8 @@ WRITING = {
     "nn.init": nn.init.kaiming_uniform_,
     "nn.init by name": lambda w: nn.init.normal_(tensor=w),
     "out": lambda w: torch.add(w, 1, out=w),
+    "to train": lambda w: w.requires_grad_(True),
+    "to train by name": lambda w: setattr(w, "requires_grad", True),
 }
 
 
@@ -551,7 +553,8 @@ def test_the_weight_is_read_as_any_other():
         assert type(read) is torch.Tensor
     other = torch.zeros_like(linear.weight).copy_(linear.weight).add_(1)
     assert torch.equal(other - 1, torch.ones_like(other) * linear.weight + 1 - 1)
-    assert linear.weight.data.ndim == 2 and not linear.weight.requires_grad
+    linear.weight.requires_grad = False
+    assert linear.weight.data.ndim == 2 and not linear.weight.requires_grad_(False).requires_grad
 
 
 def test_a_dora_learns_beside_it():

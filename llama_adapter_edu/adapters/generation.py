@@ -110,7 +110,7 @@ class Generate:
         texts = next((x for x in given if isinstance(x, Tensor)), None)
         if texts is not None:  # beams come later, so here each text is one row
             for_rows(acting(self.state), len(texts), in_generation=False)
-            if images is not None and len(images) != len(texts):
+            if isinstance(images, Tensor) and len(images) != len(texts):
                 raise ValueError(_unequal(images, texts))
         outer = of_thread.generation
         of_thread.generation = Generation(self.state, images)

@@ -83,6 +83,8 @@ class _ToRead(Tensor):
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         name, kwargs = function.__name__, kwargs or {}
         writes = name in WRITING or (name.endswith("_") and not name.endswith("__"))
+        if function in FREEZING and (*args[1:], *kwargs.values())[:1] == (False,):
+            writes = False  # it is frozen
         written = (*args[:1], *kwargs.values())[0] if writes else kwargs.get("out")
         if isinstance(written, cls):
             raise RuntimeError(
@@ -103,6 +105,7 @@ WRITING = {
     for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"]
 }
 WRITING |= {"__setitem__", "__set__"}
+FREEZING = {Tensor.requires_grad.__set__, Tensor.requires_grad_}
 SHARING = {Tensor.detach, Tensor.data.__get__}
 
 

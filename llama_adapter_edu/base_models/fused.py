@@ -12,12 +12,11 @@ Liger-Kernel (arXiv 2410.10989) is optional. Without it, or on a CPU, norms alon
 kernels take longer to launch than PyTorch's, so decoding does without them.
 """
 
-import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from types import FunctionType, MethodType, ModuleType
 
 import torch
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_adapter_edu.method.attention import apply_rotary
+from llama_adapter_edu.base_models.fusable import eps_of, is_gated_mlp, is_plain_norm, is_rotary
 
 ROTARY = "apply_rotary_pos_emb"  # as each model file of transformers calls it
 PLACES = "forward", "_old_forward"  # the second one is of accelerate's hooks
@@ -116,11 +115,11 @@ def _fused_forward(module: nn.Module) -> Callable | None:
     function, code = None, getattr(forward, "__code__", None)
     if code is None or type(module).forward is nn.Module.forward:
         return None
-    if _is_plain_norm(module):
+    if is_plain_norm(module):
         function = _normed
-    elif _is_gated_mlp(module):
+    elif is_gated_mlp(module):
         function = _gated
-    elif ROTARY in code.co_names and _is_rotary(forward.__globals__.get(ROTARY)):
+    elif ROTARY in code.co_names and is_rotary(forward.__globals__.get(ROTARY)):
         function = _with_rotary(type(module).forward)
     if function is not None:
         function.fused = True
@@ -129,11 +128,7 @@ def _fused_forward(module: nn.Module) -> Callable | None:
 
 
 def _normed(self: nn.Module, hidden_states: Float[Tensor, "... m"]) -> Float[Tensor, "... m"]:
-    return F.rms_norm(hidden_states, self.weight.shape, self.weight, _eps(self))
-
-
-def _eps(norm: nn.Module) -> float:
-    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return F.rms_norm(hidden_states, self.weight.shape, self.weight, eps_of(self))
 
 
 def _gated(self: nn.Module, x: Float[Tensor, "... m"]) -> Float[Tensor, "... m"]:
@@ -177,67 +172,3 @@ def _with_rotary(own: Callable) -> Callable:
         return forward(self, hidden_states, *others, **more)
 
     return attend
-
-
-def _agree(compute: Callable[[], Tensor], expected: Callable[[], Tensor]) -> bool:
-    """Whether a trial on the CPU gives these numbers. A module of another kind may fail anyhow."""
-    try:
-        with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            return torch.allclose(compute(), expected(), atol=1e-5, rtol=1e-4)
-    except Exception:
-        return False
-
-
-def _takes_one(module: nn.Module) -> bool:
-    """Whether its forward takes hidden states and nothing else."""
-    return len(inspect.signature(type(module).forward).parameters) == 2
-
-
-def _is_plain_norm(module: nn.Module) -> bool:
-    weights = dict(module.named_parameters(recurse=False))
-    if "RMSNorm" not in type(module).__name__ or [*weights] != ["weight"]:
-        return False
-    if weights["weight"].ndim != 1 or not _takes_one(module):
-        return False
-    x = torch.linspace(-3, 2, 24, device="cpu").reshape(3, 8)
-    weight = torch.linspace(0.5, 1.5, 8, device="cpu")
-    trial = copy.copy(module)
-    trial._parameters = {"weight": nn.Parameter(weight)}
-
-    def expected() -> Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + _eps(module)).sqrt() * weight
-
-    return _agree(lambda: type(module).forward(trial, x), expected)
-
-
-def _is_gated_mlp(module: nn.Module) -> bool:
-    parts = dict(module.named_children())
-    if parts.keys() != {"gate_proj", "up_proj", "down_proj", "act_fn"} or not _takes_one(module):
-        return False
-    # Far from zero, some MLPs have a limit. In training, some have dropout.
-    x = torch.linspace(-200, 300, 256, device="cpu").reshape(64, 4)
-    weights = torch.linspace(-1, 1, 48, device="cpu").reshape(3, 4, 4)
-    gate, up, down = (partial(F.linear, weight=weight) for weight in weights)
-
-    def in_mode(training: bool) -> Tensor:
-        trial = copy.copy(module)
-        trial._modules = {"act_fn": module.act_fn}
-        vars(trial).update(gate_proj=gate, up_proj=up, down_proj=down, training=training)
-        return type(module).forward(trial, x)
-
-    return _agree(
-        lambda: torch.stack([in_mode(True), in_mode(False)]),
-        lambda: down(F.silu(gate(x)) * up(x)).expand(2, -1, -1),
-    )
-
-
-@cache
-def _is_rotary(function: Callable) -> bool:
-    x = torch.linspace(-1, 1, 64, device="cpu").reshape(1, 2, 4, 8)
-    angle = torch.tensor([1.0, 0.7, 0.3, 0.1] * 2, device="cpu")
-    angle = torch.arange(4.0, device="cpu")[None, :, None] * angle
-    cos, sin = angle.cos(), angle.sin()
-    return _agree(
-        lambda: torch.stack(function(x, -x, cos, sin)),
-        lambda: torch.stack([apply_rotary(x, cos, sin), apply_rotary(-x, cos, sin)]),
-    )

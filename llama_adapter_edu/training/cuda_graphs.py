@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, PretrainedConfig
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llama_adapter_edu.adapters.decoder import decoder_of
@@ -60,12 +60,15 @@ def pad_to_bucket(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str
     return padded, n_columns
 
 
-def sees_all_before(config: PretrainedConfig, length: int) -> bool:
+def sees_all_before(model: nn.Module, length: int) -> bool:
     """Whether PyTorch's attention, without a mask, is that of this model on so many tokens."""
+    decoder = decoder_of(model)
+    config = decoder.config
     limits = (getattr(config, name, None) for name in WINDOWS)
     both_ways = getattr(config, "use_bidirectional_attention", None)
     return (
         config._attn_implementation == "sdpa"
+        and getattr(decoder, "_supports_attention_backend", False)
         and not both_ways
         and all(limit is None or limit >= length for limit in limits)
     )
@@ -129,7 +132,7 @@ class GraphedGradients:
         device = self.parameters[0].device
         places = {name: tensor.to(device, copy=True) for name, tensor in inputs.items()}
         length = places["labels"].shape[1]
-        maskless = sees_all_before(decoder_of(self.model).config, length)
+        maskless = sees_all_before(self.model, length)
         if not maskless:
             # The runs before recording must be given a mask, too: compiled layers would be compiled
             # again while recording. The last column may be masked: no token looks at it.
@@ -142,8 +145,9 @@ class GraphedGradients:
             how = without_mask(self.model) if maskless else nullcontext()
             with how, self.heads.ready():
                 loss_sum = columns_loss_sum(self.model, batch, columns, self.loss_sum)
-            loss = loss_sum / places["n_tokens"]
-            return loss.detach(), torch.autograd.grad(loss, self.parameters)
+                loss = loss_sum / places["n_tokens"]
+                # Inside, too: layers with checkpoints are computed again in the backward pass.
+                return loss.detach(), torch.autograd.grad(loss, self.parameters)
 
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

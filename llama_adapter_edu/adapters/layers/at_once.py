@@ -23,8 +23,8 @@ from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
 class HeadsAtOnce:
     """The heads of the acting adapter in all layers, computed together.
 
-    Layers whose keys are more than a projection, as with norms, biases or a clip, are left out.
-    They compute their own heads, and so do all if prompts differ in shape.
+    Layers whose keys are more than a frozen projection, as with norms, biases or a clip, are left
+    out. They compute their own heads, and so do all if layers or prompts differ in shape.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -33,11 +33,17 @@ class HeadsAtOnce:
         having = [a for a in layers if name in getattr(a, "adaption_prompts", ())]
         self.layers = [a for a in having if _is_plain(a, a.adaption_prompts[name])]
         self.prompts = [a.adaption_prompts[name] for a in self.layers]
-        shapes = {(p.prompts.shape, p.gate.shape, p.gate_activation) for p in self.prompts}
-        if len(shapes) > 1:
+        weights = [(a.k_proj.weight.detach(), a.v_proj.weight.detach()) for a in self.layers]
+        kinds = {
+            (
+                *(x.shape for x in (p.prompts, p.gate, *pair)),
+                *(p.gate_activation, a.head_dim, a.config.n_query_heads, pair[0].dtype),
+            )
+            for a, p, pair in zip(self.layers, self.prompts, weights, strict=True)
+        }
+        if len(kinds) > 1:
             self.layers, self.prompts = [], []
         if self.layers:
-            weights = [[a.k_proj.weight.detach(), a.v_proj.weight.detach()] for a in self.layers]
             self.weights = torch.stack([torch.stack(pair) for pair in weights])  # (l two o m)
 
     @contextmanager
@@ -71,7 +77,7 @@ def _is_plain(attention: nn.Module, prompt: nn.Module) -> bool:
     config, more = attention.config, (*KEY_NORMS, *VALUE_NORMS)
     return (
         type(prompt) is AdaptionPrompt
-        and all(type(p) is nn.Linear and p.bias is None and _is_bare(p) for p in projections)
+        and all(type(p) is nn.Linear and _is_frozen(p) and _is_bare(p) for p in projections)
         and not any(getattr(attention, name, None) is not None for name in more)
         and getattr(config, "clip_qkv", None) is None
         and config.key_scale == 1
@@ -82,3 +88,8 @@ def _is_bare(module: nn.Module) -> bool:
     """Whether a call is the class's own forward: no hook, as V2's, no forward of its own."""
     hooks = module._forward_hooks, module._forward_pre_hooks
     return not any(hooks) and "forward" not in vars(module)
+
+
+def _is_frozen(linear: nn.Linear) -> bool:
+    """Whether a product with its weight, as it is now, is all that it ever computes."""
+    return linear.bias is None and not linear.weight.requires_grad
