@@ -27,7 +27,7 @@ test-slow: $(VENV)/ready  ## the tests that take minutes: several processes, kil
 	$(RUN) -m pytest --slow -m slow
 
 test-gpu: $(VENV)/ready  ## the tests that need NVIDIA GPUs; says which were skipped for want of them
-	$(RUN) -m pytest -rs tests/test_gpu.py tests/test_faster_training.py tests/test_fused.py tests/test_float8.py
+	$(RUN) -m pytest -rs tests/test_gpu.py tests/test_prompt_kernel.py tests/test_faster_training.py tests/test_fused.py tests/test_float8.py
 
 faults: $(VENV)/ready  ## put small faults into copies of the project: do the tests find them?
 	$(RUN) tests/faults.py $(ARGS)

@@ -186,7 +186,7 @@ def compare(
     for record in records:
         record["matmul_tflops"] = round(rate / 1e12, 3)
         if own := times.get((record["method"], record["way"])):
-            record |= measure.spread(own)
+            record |= measure.spread(own) | {"steps_in_a_row": options.times}
             record["floor_ms"] = round(1e3 * record.pop("flops") / rate, 3)
             record["tokens_per_second"] = round(1e3 * n_tokens / record["median_ms"])
             record["times_floor"] = round(record["median_ms"] / record["floor_ms"], 2)
@@ -208,7 +208,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS[:4]))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["eager"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--times", type=int, default=1, help="steps in a row in each round")
+    parser.add_argument(
+        "--times", type=int, default=1, help="steps in a row in each round, as in training"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "train_step.json")

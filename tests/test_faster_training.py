@@ -206,7 +206,7 @@ def test_heads_of_all_layers_at_once_are_those_of_each(kv_heads, gate):
     open_gates(model)
     heads = HeadsAtOnce(model)
     assert len(heads.layers) == 2
-    torch.testing.assert_close(gradients(model, heads.ready), gradients(model))
+    torch.testing.assert_close(gradients(model, partial(heads.ready, 2)), gradients(model))
     assert all(layer.config.ready is None for layer in heads.layers)
 
 
@@ -240,7 +240,7 @@ def test_heads_at_once_in_layers_with_checkpoints():
     open_gates(model)
     before, heads = gradients(model), HeadsAtOnce(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    torch.testing.assert_close(gradients(model, heads.ready), before)
+    torch.testing.assert_close(gradients(model, partial(heads.ready, 2)), before)
 
 
 @pytest.mark.heavy
@@ -250,7 +250,7 @@ def test_heads_at_once_need_no_more_compiling():
     before, heads = gradients(model), HeadsAtOnce(model)
     with compiled_layers(model, backend=counter, fullgraph=True) as loss_sum:
         for _ in range(2):
-            after = gradients(model, heads.ready, loss_sum)
+            after = gradients(model, partial(heads.ready, 2), loss_sum)
             torch.testing.assert_close(after, before)
             # Below the prompts, the lowest with prompts, those above, and the loss.
             assert counter.frame_count == 3 + 1

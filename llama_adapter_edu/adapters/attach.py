@@ -17,6 +17,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
@@ -31,6 +32,11 @@ from llama_adapter_edu.adapters.layers.prefix import with_cartridges
 from llama_adapter_edu.method.cartridge import Cartridge
 from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
+
+try:
+    from llama_adapter_edu.adapters.layers import prompt_kernel
+except ImportError:  # Triton comes with PyTorch for GPUs alone
+    prompt_kernel = None
 
 ADAPTED = "adaption_prompts"
 
@@ -110,8 +116,20 @@ def adapted_attention(
         tokens = with_cartridges(attention, call.choice, query, *tokens)
     before = SeenWith(attention, config=view.base)
     output, weights = own_attention(attention)(before, query, *tokens, **kwargs)
-    added = _added(attention, query, kwargs.get("scaling"), call)
-    return output if added is None else _sum(output, added), weights
+    scale = kwargs.get("scaling")
+    heads = call.kept.get(view.number) if call.kept else view.ready
+    if heads is None:
+        heads = _acting_heads(attention, query, call)
+    if heads is None:
+        return output, weights
+    if isinstance(heads, nn.Module):  # a learner's own, as in lesson 04
+        pair = layer_keys_values(attention, heads.prompts.to(query.dtype))
+        return _sum(output, heads(query, *pair, scale)), weights
+    if call.listener is not None:
+        call.listener(view.number, query, heads, scale)
+    if _in_one_kernel(view, output, query, heads):
+        return prompt_kernel.add_prompts(output, query, *heads[:2], scale), weights
+    return _sum(output, attend_to_heads(query, *heads, scale=scale)), weights
 
 
 def own_attention(attention: nn.Module):
@@ -133,30 +151,41 @@ def _sum(output: Tensor, added: Float[Tensor, "b h s d"]) -> Tensor:
     return output + added
 
 
-def _added(
-    attention: nn.Module, query: Float[Tensor, "b h s d"], scale: float | None, call: Call
-) -> Float[Tensor, "b h s d"] | None:
-    """What the acting prompts of this layer add to its heads; None if it has none that act."""
+def _in_one_kernel(
+    view: LayerView, output: Tensor, query: Float[Tensor, "b h s d"], heads: Heads
+) -> bool:
+    """Whether attention to the prompts and the sum are one kernel: not if Python launches it.
+
+    Then that takes longer than what it saves.
+    """
+    if prompt_kernel is None or not (torch.compiler.is_dynamo_compiling() or view.ready):
+        return False
+    b, h, s, d = query.shape
+    return output.shape == (b, s, h, d) and prompt_kernel.takes(*heads)
+
+
+def _acting_heads(
+    attention: nn.Module, query: Float[Tensor, "b h s d"], call: Call
+) -> Heads | nn.Module | None:
+    """Keys and values of the acting prompts of this layer; None if it has none that act.
+
+    A module that makes none, a learner's own, itself.
+    """
     number, choice = attention.config.number, call.choice
-    heads = attention.config.ready if call.kept is None else call.kept.get(number)
-    if heads is None:
-        if isinstance(choice, tuple):
-            heads = _heads_of_rows(attention, query, call)
-        elif choice not in attention.adaption_prompts:
+    if isinstance(choice, tuple):
+        heads = _heads_of_rows(attention, query, call)
+    elif choice not in attention.adaption_prompts:
+        return None
+    else:
+        prompt = attention.adaption_prompts[choice]
+        if isinstance(prompt, Cartridge):
             return None
-        else:
-            prompt = attention.adaption_prompts[choice]
-            if isinstance(prompt, Cartridge):
-                return None
-            if not hasattr(prompt, "gated_heads"):  # a learner's own module, as in lesson 04
-                pair = layer_keys_values(attention, prompt.prompts.to(query.dtype))
-                return prompt(query, *pair, scale)
-            heads = _heads(attention, prompt, query, call.image_of(number))
-        if call.kept is not None and heads is not None:
-            call.kept[number] = heads
-    if call.listener is not None and heads is not None:
-        call.listener(number, query, heads, scale)
-    return None if heads is None else attend_to_heads(query, *heads, scale=scale)
+        if not hasattr(prompt, "gated_heads"):
+            return prompt
+        heads = _heads(attention, prompt, query, call.image_of(number))
+    if call.kept is not None and heads is not None:
+        call.kept[number] = heads
+    return heads
 
 
 def _heads(

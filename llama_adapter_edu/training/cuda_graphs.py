@@ -143,7 +143,7 @@ class GraphedGradients:
             batch = {name: tensor for name, tensor in places.items() if name != "n_tokens"}
             columns = torch.arange(length - n_columns, length, device=batch["labels"].device)
             how = without_mask(self.model) if maskless else nullcontext()
-            with how, self.heads.ready():
+            with how, self.heads.ready(len(places["labels"])):
                 loss_sum = columns_loss_sum(self.model, batch, columns, self.loss_sum)
                 loss = loss_sum / places["n_tokens"]
                 # Inside, too: layers with checkpoints are computed again in the backward pass.

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from llama_adapter_edu.adapters.choice import acting, state_of
 from llama_adapter_edu.adapters.decoder import attention_layers
 from llama_adapter_edu.adapters.layers.keys import KEY_NORMS, VALUE_NORMS, Heads
-from llama_adapter_edu.method.gated_prompts import AdaptionPrompt
+from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS, AdaptionPrompt
 
 
 class HeadsAtOnce:
@@ -47,9 +47,13 @@ class HeadsAtOnce:
             self.weights = torch.stack([torch.stack(pair) for pair in weights])  # (l two o m)
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Inside, the layers take heads that were computed when the block was entered."""
-        for attention, heads in zip(self.layers, self._heads(), strict=True):
+    def ready(self, n_rows: int) -> Iterator[None]:
+        """Inside, the layers take heads that were computed when the block was entered.
+
+        Each of the rows gets a view of the same heads. So the gradients of all rows and layers are
+        summed in one kernel.
+        """
+        for attention, heads in zip(self.layers, self._heads(n_rows), strict=True):
             attention.config.ready = heads
         try:
             yield
@@ -57,7 +61,7 @@ class HeadsAtOnce:
             for attention in self.layers:
                 attention.config.ready = None
 
-    def _heads(self) -> list[Heads]:
+    def _heads(self, n_rows: int) -> list[Heads]:
         if not self.layers:
             return []
         first, dtype = self.layers[0], self.weights.dtype
@@ -66,9 +70,11 @@ class HeadsAtOnce:
         pair = rearrange(products, "two l p (g d) -> two l g p d", d=first.head_dim)
         r = first.config.n_query_heads // pair.shape[2]
         key, value = repeat(pair, "two l g p d -> two l (g r) p d", r=r)
-        opening = torch.stack([p.gate_opening for p in self.prompts])
+        open_gates = GATE_ACTIVATIONS[self.prompts[0].gate_activation]
+        opening = open_gates(torch.stack([p.gate for p in self.prompts]))
         value = (rearrange(opening, "l h -> l h 1 1") * value).to(dtype)
-        return [(k, v, None) for k, v in zip(key, value, strict=True)]
+        of_rows = (repeat(x, "l h p d -> l b h p d", b=n_rows) for x in (key, value))
+        return [(k, v, None) for k, v in zip(*of_rows, strict=True)]
 
 
 def _is_plain(attention: nn.Module, prompt: nn.Module) -> bool:
