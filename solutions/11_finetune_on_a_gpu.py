@@ -1785,7 +1785,7 @@ of_badges.compare(failed[0] if failed else "none")
 # %% [markdown]
 # *Fast* fails on a small Llama and a large GPU. There, starting the many small operations takes longer
 # than computing them, and prompts add operations to each layer. (`finetune(..., cuda_graphs=True)`
-# records them once: 14 instead of 111 ms a step.) Where the numbers count it is otherwise: on two CPU
+# records them once: 11.9 instead of 131 ms a step.) Where the numbers count it is otherwise: on two CPU
 # cores prompts get 289 tokens through per second, full fine-tuning 147; with LLaMA-7B's shape on an
 # H100, prompts 14,276, LoRA 12,721 (full fine-tuning of that shape was not measured; the estimate at the
 # top tells its price). All of it stands in `benchmarks/results/train_step.json`.
