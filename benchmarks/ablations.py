@@ -17,7 +17,6 @@ is package data: lesson 08 draws it.
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import sys
 import time
@@ -136,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, runs, studies, about)
 
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    threads = max(1, torch.get_num_threads() // options.workers)
     setup = options.model, options.cpu, options.scored_rows, deadline, threads
     for run in run_jobs(jobs, setup, options.workers):
         runs.append(run)
