@@ -29,7 +29,8 @@ def takes(
     """Whether the kernels attend to so many prompts, of this width, where they are."""
     *_, n_prompts, width = key.shape
     return (
-        key.is_cuda
+        torch.version.cuda is not None
+        and key.is_cuda
         and torch.cuda.get_device_properties(key.device).major >= 8  # with bfloat16
         and key.dtype.itemsize <= 4
         and mask is None
@@ -208,5 +209,6 @@ def add_prompts(
     multiplies the dot products; 1 / sqrt(d) unless the model has its own.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    pair = (x.to(query.dtype).expand(len(query), -1, -1, -1) for x in (key, value))
-    return _add_prompts(tokens.to(query.dtype), query, *pair, scale)
+    query, key, value = (x.to(tokens.dtype) for x in (query, key, value))
+    pair = (x.expand(len(query), -1, -1, -1) for x in (key, value))
+    return _add_prompts(tokens, query, *pair, scale)
