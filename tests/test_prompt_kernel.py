@@ -98,6 +98,16 @@ def test_queries_keys_and_values_that_lie_scattered():
     assert max(relative_errors(scattered, out_gradient)) < 1e-5
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_compiler_is_told_what_the_operators_give(shared):
+    given, out_gradient = inputs((2, 3, 70, 16, 5), torch.float32, shared=shared)
+    torch.library.opcheck(prompt_kernel._add_prompts, (*given, 0.3))
+    heads = [x.detach() for x in given[1:]]
+    tests = "test_schema", "test_faketensor"
+    gradients = prompt_kernel._prompt_gradients
+    torch.library.opcheck(gradients, (out_gradient, *heads, 0.3), test_utils=tests)
+
+
 def test_the_scale_is_one_over_the_root_of_the_width_unless_it_is_said():
     given, _ = inputs((1, 2, 8, 16, 4), torch.float32)
     torch.testing.assert_close(add_prompts(*given), add_prompts(*given, 0.25))

@@ -77,11 +77,11 @@ def _forward(
     of_row, of_head, of_query, prompts_of_row,
     D: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = (tl.program_id(1) // n_heads).to(tl.int64), tl.program_id(1) % n_heads
+    row, head = (tl.program_id(0) // n_heads).to(tl.int64), tl.program_id(0) % n_heads
     at_prompt, is_prompt = _prompts(row, head, n_prompts, prompts_of_row, D, P)
     key = tl.load(keys + at_prompt, mask=is_prompt, other=0.0)
     value = tl.load(values + at_prompt, mask=is_prompt, other=0.0)
-    first = tl.program_id(0) * BLOCK
+    first = tl.program_id(1) * BLOCK
     at, at_token, is_query = _queries(
         first, row, head, n_queries, n_heads, of_row, of_head, of_query, D, BLOCK
     )
@@ -151,9 +151,10 @@ def _in_layout(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
 def _add_prompts(tokens: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     tokens, out = tokens.contiguous(), torch.empty_like(tokens.contiguous())
     heads = _in_layout(query, key, value)
-    axes, n_programs = _axes(*heads), query.shape[0] * query.shape[1]
-    grid = triton.cdiv(axes["n_queries"], axes["BLOCK"]), n_programs
-    _forward[grid](out, tokens, *heads, scale, **axes)
+    axes = _axes(*heads)
+    grid = len(query) * axes["n_heads"], triton.cdiv(axes["n_queries"], axes["BLOCK"])
+    with torch.cuda.device_of(query):
+        _forward[grid](out, tokens, *heads, scale, **axes)
     return out
 
 
@@ -169,8 +170,10 @@ def _prompt_gradients(
     """Gradients of the query, and of key and value side by side (two b h p d)."""
     heads = _in_layout(query, key, value)
     d_query, d_pair = _empty_gradients(*heads)
-    grid = (query.shape[0] * query.shape[1],)
-    _backward[grid](d_out.contiguous(), d_query, *d_pair, *heads, scale, **_axes(*heads))
+    axes = _axes(*heads)
+    with torch.cuda.device_of(query):
+        grid = (len(query) * axes["n_heads"],)
+        _backward[grid](d_out.contiguous(), d_query, *d_pair, *heads, scale, **axes)
     return d_query, d_pair
 
 
