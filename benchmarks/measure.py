@@ -151,5 +151,7 @@ def print_table(records: list[dict], columns: list[str]) -> None:
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
+        if 0 < abs(value) < 0.1:
+            return f"{value:.3g}"
         return f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -249,8 +249,9 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "",
         "Median (lowest–highest) of interleaved rounds "
         f"({source('train_step')}). The floor is the time of the step's matrix "
-        "products alone, at the rate of large ones in the same run. Under load a GPU lowers its "
-        "clock, so that rate is not the same in all rows.",
+        "products alone, at the rate of large ones in the same run, in bfloat16 on a GPU: a base "
+        "in float8 can be faster. Under load a GPU lowers its clock, so that rate is not the same "
+        "in all rows.",
         "",
         *training(train),
         "",
@@ -263,14 +264,14 @@ def speed(stored: dict[str, list[dict]]) -> list[str]:
         "",
         "### Decoding",
         "",
-        f"What is left of the base model's speed in `generate` with an adapter "
-        f"({source('decode')}):",
+        f"What is left of the base model's speed in `generate` with an adapter, compared in each "
+        f"round, the median over rounds ({source('decode')}):",
         "",
         *decoding(decode),
         "",
         "### Waiting",
         "",
-        f"`set_adapter` takes at most {max(s['median_ms'] for s in swaps):.2f} ms, "
+        f"`set_adapter` takes {max(s['median_ms'] for s in swaps):.2f} ms (the highest median), "
         f"`load_llama()` from its cache {waits['load_llama()']:.2f} s on the CPU, "
         f"`import llama_adapter_edu` {waits['import llama_adapter_edu']:.2f} s, "
         f"with `python -m` and `--help` {waits['python -m llama_adapter_edu --help']:.2f} s, "

@@ -337,7 +337,8 @@ assert means[0] == 0 and means[5] < means[10] < means[20] < means[30]
 # your number of layers and your seed in the first two lines. It takes a minute or two.
 #
 # All commands begin with the same tokens, those of the chat template and the system prompt. With
-# `share_start=True` they are computed once a step and not once a row, and the losses stay the same.
+# `share_start=True`, training computes these once a step and not once a row, and answering once for
+# all commands. No token sees another row's tokens, so losses and answers stay the same, up to rounding.
 
 # %% tags=["nbval-ignore-output"]
 MY_LAYERS = 10

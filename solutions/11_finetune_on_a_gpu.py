@@ -1386,8 +1386,8 @@ def train_by_hand(
 
 # %% [markdown]
 # The first expert learns commands. As in lesson 07, the test asks for rooms and phrasings that the
-# training never has. First the score of the bare Llama. All prompts begin with the same tokens, those
-# of the chat template and the system prompt. With `share_start=True` they are read once, for all rows.
+# training never has. First the score of the bare Llama. All commands begin with the same tokens,
+# those of the chat template. As in lesson 08, `share_start=True` reads them once for all.
 
 # %% tags=["nbval-ignore-output"]
 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -1487,8 +1487,8 @@ print("style of what was asked:   ", style_score(telegrams("test", 50)["instruct
 # topics, addressees and phrasings never occur in training.
 #
 # You have written the loop once. From here on use the library's, which does the same and a little
-# more: several processes, out-of-memory, Ctrl-C, a loss that becomes NaN. It can compute the shared
-# first tokens once a step, too. That pays on a CPU, where each token counts; the losses stay the same.
+# more: several processes, out-of-memory, Ctrl-C, a loss that becomes NaN. It also has
+# `share_start`, for the tokens with which all rows begin. A CPU then has a good deal less to multiply.
 # The new adapter goes into the *same* Llama, beside the first one.
 
 # %% tags=["nbval-ignore-output"]

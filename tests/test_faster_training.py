@@ -18,6 +18,8 @@ from llama_adapter_edu import (
     AdaptionPromptConfig,
     TrainingConfig,
     add_adaption_prompts,
+    add_cartridge,
+    add_vision,
     finetune,
     set_adapter,
     use_adapter,
@@ -35,6 +37,7 @@ from llama_adapter_edu.training.cuda_graphs import (
     without_mask,
 )
 from llama_adapter_edu.training.loss import answer_loss_sum, columns_loss_sum, cross_entropy_sum
+from llama_adapter_edu.vision.encoders import DigitEncoder
 
 # Traces layers as the default compiler does, but needs no C++ compiler.
 TRACED = {"backend": "aot_eager", "fullgraph": True}
@@ -207,7 +210,25 @@ def test_heads_of_all_layers_at_once_are_those_of_each(kv_heads, gate):
     heads = HeadsAtOnce(model)
     assert len(heads.layers) == 2
     torch.testing.assert_close(gradients(model, partial(heads.ready, 2)), gradients(model))
-    assert all(layer.config.ready is None for layer in heads.layers)
+    assert not any(layer.config.ready for layer in heads.layers)
+
+
+def test_heads_at_once_are_those_of_one_adapter_alone():
+    model, ids = tiny_model(), RAGGED["input_ids"]
+    add_adaption_prompts(model, AdaptionPromptConfig(5, 2), "second")
+    open_gates(model)
+    open_gates(model, "second")
+    heads = HeadsAtOnce(model)  # of the newest, which acts
+    for name in ("default", "second", None, ["default"] + ["second"] * (len(ids) - 1)):
+        with torch.no_grad(), use_adapter(model, name):
+            wanted = model(ids).logits
+            with heads.ready(len(ids)):
+                torch.testing.assert_close(model(ids).logits, wanted)
+
+
+def test_an_adapter_that_sees_computes_its_heads_for_each_picture():
+    model = add_vision(tiny_model(), DigitEncoder())
+    assert HeadsAtOnce(model).layers == []
 
 
 def test_layers_whose_keys_are_more_than_a_product_compute_their_own():
@@ -267,6 +288,8 @@ def test_a_mask_is_left_out_where_it_says_nothing(limit):
     assert sees_all_before(model, 12) and not sees_all_before(model, 13)
     setattr(model.config, limit, None)
     model.set_attn_implementation("eager")
+    assert not sees_all_before(model, 12)
+    model = add_cartridge(tiny_model(adapter=False), RAGGED["input_ids"][:1])
     assert not sees_all_before(model, 12)
 
 

@@ -35,7 +35,9 @@ from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
 try:
     from llama_adapter_edu.adapters.layers import prompt_kernel
-except ImportError:  # Triton comes with PyTorch for GPUs alone
+except ModuleNotFoundError as error:
+    if error.name != "triton":  # which comes with PyTorch for GPUs alone
+        raise
     prompt_kernel = None
 
 ADAPTED = "adaption_prompts"
@@ -53,7 +55,7 @@ class LayerView:
 
     Attributes:
         heard: is shown what arrives at the layer's attention, in its place, unless it is None.
-        ready: the heads of the acting prompts, if they are computed already (`layers/at_once.py`).
+        ready: by adapter, heads of prompts that are computed already (`layers/at_once.py`).
     """
 
     _attn_implementation = ADAPTED
@@ -66,7 +68,7 @@ class LayerView:
         n_query_heads: int | None = None,
         key_scale: float = 1.0,
     ) -> None:
-        vars(self).update(base=base, state=state, number=number, heard=None, ready=None)
+        vars(self).update(base=base, state=state, number=number, heard=None, ready={})
         vars(self).update(n_query_heads=n_query_heads, key_scale=key_scale)
 
     def __getattr__(self, name: str) -> Any:
@@ -117,7 +119,7 @@ def adapted_attention(
     before = SeenWith(attention, config=view.base)
     output, weights = own_attention(attention)(before, query, *tokens, **kwargs)
     scale = kwargs.get("scaling")
-    heads = call.kept.get(view.number) if call.kept else view.ready
+    heads = call.kept.get(view.number) if call.kept else view.ready.get(call.choice)
     if heads is None:
         heads = _acting_heads(attention, query, call)
     if heads is None:
@@ -154,14 +156,16 @@ def _sum(output: Tensor, added: Float[Tensor, "b h s d"]) -> Tensor:
 def _in_one_kernel(
     view: LayerView, output: Tensor, query: Float[Tensor, "b h s d"], heads: Heads
 ) -> bool:
-    """Whether attention to the prompts and the sum are one kernel: not if Python launches it.
+    """Whether attention to the prompts and the sum are one kernel.
 
-    Then that takes longer than what it saves.
+    In compiled code and in CUDA graphs alone: elsewhere, launching it from Python takes longer than
+    what it saves.
     """
     if prompt_kernel is None or not (torch.compiler.is_dynamo_compiling() or view.ready):
         return False
-    b, h, s, d = query.shape
-    return output.shape == (b, s, h, d) and prompt_kernel.takes(*heads)
+    (b, h, s, d), key = query.shape, heads[0]
+    alike = output.shape == (b, s, h, d) and output.dtype == key.dtype
+    return alike and prompt_kernel.takes(*heads)
 
 
 def _acting_heads(

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from llama_adapter_edu.adapters.choice import acting, state_of
 from llama_adapter_edu.adapters.decoder import decoder_of
 from llama_adapter_edu.adapters.layers.at_once import HeadsAtOnce
+from llama_adapter_edu.adapters.positions import prefix_lengths
 from llama_adapter_edu.data.encoding import IGNORE_INDEX
 from llama_adapter_edu.training.config import TrainingConfig
 from llama_adapter_edu.training.loss import (
@@ -66,10 +68,13 @@ def sees_all_before(model: nn.Module, length: int) -> bool:
     config = decoder.config
     limits = (getattr(config, name, None) for name in WINDOWS)
     both_ways = getattr(config, "use_bidirectional_attention", None)
+    state = state_of(model)
+    has_cartridge = any(prefix_lengths(state, acting(state)))
     return (
         config._attn_implementation == "sdpa"
         and getattr(decoder, "_supports_attention_backend", False)
         and not both_ways
+        and not has_cartridge
         and all(limit is None or limit >= length for limit in limits)
     )
 

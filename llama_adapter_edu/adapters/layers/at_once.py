@@ -15,21 +15,23 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llama_adapter_edu.adapters.choice import acting, state_of
-from llama_adapter_edu.adapters.decoder import attention_layers
+from llama_adapter_edu.adapters.decoder import attention_layers, decoder_of
 from llama_adapter_edu.adapters.layers.keys import KEY_NORMS, VALUE_NORMS, Heads
 from llama_adapter_edu.method.gated_prompts import GATE_ACTIVATIONS, AdaptionPrompt
 
 
 class HeadsAtOnce:
-    """The heads of the acting adapter in all layers, computed together.
+    """The heads in all layers of the adapter that acts now, computed together.
 
     Layers whose keys are more than a frozen projection, as with norms, biases or a clip, are left
-    out. They compute their own heads, and so do all if layers or prompts differ in shape.
+    out. They compute their own heads, and so do all if layers or prompts differ in shape, or if the
+    adapter sees pictures.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        name = acting(state_of(model))
-        layers = [] if name is None else attention_layers(model)
+        self.name = name = acting(state_of(model))
+        sees = name in getattr(decoder_of(model), "vision", {})
+        layers = [] if name is None or sees else attention_layers(model)
         having = [a for a in layers if name in getattr(a, "adaption_prompts", ())]
         self.layers = [a for a in having if _is_plain(a, a.adaption_prompts[name])]
         self.prompts = [a.adaption_prompts[name] for a in self.layers]
@@ -50,16 +52,16 @@ class HeadsAtOnce:
     def ready(self, n_rows: int) -> Iterator[None]:
         """Inside, the layers take heads that were computed when the block was entered.
 
-        Each of the rows gets a view of the same heads. So the gradients of all rows and layers are
-        summed in one kernel.
+        Where another adapter acts, or none, they do not. Each of the rows gets a view of the same
+        heads, so that one sum over the rows gives the gradients for all layers. One backward pass.
         """
         for attention, heads in zip(self.layers, self._heads(n_rows), strict=True):
-            attention.config.ready = heads
+            attention.config.ready = {self.name: heads}
         try:
             yield
         finally:
             for attention in self.layers:
-                attention.config.ready = None
+                attention.config.ready = {}
 
     def _heads(self, n_rows: int) -> list[Heads]:
         if not self.layers:

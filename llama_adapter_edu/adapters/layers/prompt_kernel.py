@@ -26,17 +26,20 @@ exact = tl.constexpr("ieee")  # float32 stays float32
 def takes(
     key: Float[Tensor, "*b h p d"], value: Float[Tensor, "*b h p d"], mask: Tensor | None = None
 ) -> bool:
-    """Whether the kernels attend to so many prompts, of this width, where they are."""
+    """Whether the kernels can attend to these prompts: their number, width, type and device."""
     *_, n_prompts, width = key.shape
     return (
-        torch.version.cuda is not None
-        and key.is_cuda
-        and torch.cuda.get_device_properties(key.device).major >= 8  # with bfloat16
+        _on_a_gpu_with_bfloat16(key)
         and key.dtype.itemsize <= 4
         and mask is None
         and width in WIDTHS
         and n_prompts <= _longest(key)
     )
+
+
+def _on_a_gpu_with_bfloat16(tensor: Tensor) -> bool:
+    nvidia = torch.version.cuda is not None and tensor.is_cuda
+    return nvidia and torch.cuda.get_device_properties(tensor.device).major >= 8
 
 
 def _longest(heads: Tensor) -> int:
@@ -49,7 +52,7 @@ def _queries(
     first, row, head, n_queries, n_heads, of_row, of_head, of_query,
     D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Where in memory a block of queries lies, and its tokens' attention; which of it exist."""
+    """Where in memory a block of queries and its tokens' attention lie; which are in the row."""
     place, d = (first + tl.arange(0, BLOCK))[:, None], tl.arange(0, D)[None, :]
     query = row * of_row + head * of_head + place * of_query + d
     token = ((row * n_queries + place) * n_heads + head) * D + d
@@ -142,7 +145,7 @@ def _in_layout(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
     as_its_gradient = torch.empty_like(query).stride() == query.stride()
     if query.stride(-1) != 1 or not as_its_gradient:
         query = query.contiguous()
-    if not (key[0].is_contiguous() and key.stride() == value.stride()):
+    if not (key[:1].is_contiguous() and key.stride() == value.stride()):
         key, value = key.contiguous(), value.contiguous()
     return query, key, value
 
@@ -209,7 +212,8 @@ def add_prompts(
     """The tokens' attention, plus attention to prompts whose values are gated (eq. 8).
 
     Keys and values are the same for all rows (h p d), or each row has its own (b h p d). `scale`
-    multiplies the dot products; 1 / sqrt(d) unless the model has its own.
+    multiplies the dot products; 1 / sqrt(d) unless the model has its own. All is computed in the
+    type of `tokens`. There are first derivatives only: a second backward is a RuntimeError.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     query, key, value = (x.to(tokens.dtype) for x in (query, key, value))
