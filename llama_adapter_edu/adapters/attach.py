@@ -34,11 +34,11 @@ from llama_adapter_edu.method.gated_prompts import attend_to_heads
 from llama_adapter_edu.method.image_prompts import add_image, image_keys_values
 
 try:
-    from llama_adapter_edu.adapters.layers import prompt_kernel
-except ModuleNotFoundError as error:
-    if error.name != "triton":  # which comes with PyTorch for GPUs alone
-        raise
+    import triton  # noqa: F401  It comes with PyTorch for GPUs alone, and may be broken.
+except ImportError:
     prompt_kernel = None
+else:
+    from llama_adapter_edu.adapters.layers import prompt_kernel
 
 ADAPTED = "adaption_prompts"
 

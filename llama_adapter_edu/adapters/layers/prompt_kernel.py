@@ -152,8 +152,8 @@ def _in_layout(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
 
 @torch.library.custom_op("llama_adapter_edu::add_prompts", mutates_args=())
 def _add_prompts(tokens: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    tokens, out = tokens.contiguous(), torch.empty_like(tokens.contiguous())
-    heads = _in_layout(query, key, value)
+    tokens, heads = tokens.contiguous(), _in_layout(query, key, value)
+    out = torch.empty_like(tokens)
     axes = _axes(*heads)
     grid = len(query) * axes["n_heads"], triton.cdiv(axes["n_queries"], axes["BLOCK"])
     with torch.cuda.device_of(query):
